@@ -1,0 +1,1 @@
+"""What a model is: contract, bundle, certificate, versions in MLflow, and the deployment ledger."""

@@ -1,0 +1,159 @@
+"""The contract: typed inputs and outputs of a model; decoder, schema, packing and event log follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from registry.errors import BundleCorrupt
+
+Dtype = Literal["float", "int", "bool", "string"]
+Policy = Literal["store", "hash", "drop"]
+Scalar = str | int | float | bool
+FLOAT32_EXACT_INT = 2**24
+"""Largest magnitude up to which every integer is a float32."""
+
+_JSON_TYPE = {"float": "number", "int": "integer", "bool": "boolean", "string": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One input: its type, whether null is allowed, and what training saw of it."""
+
+    name: str
+    dtype: Dtype
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str, ...] | None = None
+    policy: Policy = "store"
+    example: Scalar | None = None
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of one value; range and categories are notes, not constraints: unseen values are served."""
+        kind = _JSON_TYPE[self.dtype]
+        schema: dict[str, Any] = {"type": [kind, "null"] if self.nullable else kind}
+        if self.minimum is not None and self.maximum is not None:
+            schema["description"] = f"training saw {self.minimum:g} to {self.maximum:g}"
+        if self.categories:
+            shown = ", ".join(self.categories[:20])
+            more = f" and {len(self.categories) - 20} more" if len(self.categories) > 20 else ""
+            schema["description"] = f"training saw {shown}{more}"
+        if self.example is not None:
+            schema["examples"] = [self.example]
+        return schema
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a model answers: one number a row, or one of `classes` with a probability for each."""
+
+    kind: Literal["regression", "classification"]
+    classes: tuple[str | int | bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Inputs in order and the output of a model.
+
+    The graph takes at most two tensors: `numbers` float32 [N, F] (float, int and bool columns in order;
+    null is NaN) and `strings` [N, S] (null is the empty string).
+    """
+
+    model: str
+    columns: tuple[Column, ...]
+    output: Output
+
+    @cached_property
+    def numbers(self) -> tuple[Column, ...]:
+        """Columns packed into the float32 tensor, in order."""
+        return tuple(column for column in self.columns if column.dtype != "string")
+
+    @cached_property
+    def strings(self) -> tuple[Column, ...]:
+        """Columns packed into the string tensor, in order."""
+        return tuple(column for column in self.columns if column.dtype == "string")
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in order."""
+        return [column.name for column in self.columns]
+
+    def example_row(self) -> dict[str, Scalar | None]:
+        """One real row that the model accepts."""
+        return {column.name: column.example for column in self.columns}
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of one row."""
+        return {
+            "type": "object",
+            "properties": {column.name: column.json_schema() for column in self.columns},
+            "required": self.names,
+            "additionalProperties": False,
+            "examples": [self.example_row()],
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form kept in `contract.json`."""
+        return {
+            "model": self.model,
+            "columns": [
+                {
+                    "name": c.name,
+                    "dtype": c.dtype,
+                    "nullable": c.nullable,
+                    "minimum": c.minimum,
+                    "maximum": c.maximum,
+                    "categories": list(c.categories) if c.categories is not None else None,
+                    "policy": c.policy,
+                    "example": c.example,
+                }
+                for c in self.columns
+            ],
+            "output": {"kind": self.output.kind, "classes": list(self.output.classes)},
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Contract:
+        """Read the JSON form.
+
+        Raises:
+            BundleCorrupt: a key is missing or has another type.
+        """
+        try:
+            columns = tuple(
+                Column(
+                    name=c["name"],
+                    dtype=c["dtype"],
+                    nullable=c["nullable"],
+                    minimum=c["minimum"],
+                    maximum=c["maximum"],
+                    categories=tuple(c["categories"]) if c["categories"] is not None else None,
+                    policy=c["policy"],
+                    example=c["example"],
+                )
+                for c in data["columns"]
+            )
+            output = Output(data["output"]["kind"], tuple(data["output"]["classes"]))
+            return cls(data["model"], columns, output)
+        except (KeyError, TypeError) as error:
+            raise BundleCorrupt("contract.json does not have the expected form", where=str(error)) from error
+
+
+def incompatibilities(old: Contract, new: Contract) -> list[str]:
+    """Reasons why callers of `old` would break on `new`; empty when the change is compatible."""
+    before = {column.name: column for column in old.columns}
+    after = {column.name: column for column in new.columns}
+    found = [f"column '{name}' was removed" for name in before if name not in after]
+    found += [f"column '{name}' is new and required" for name in after if name not in before]
+    for name in before.keys() & after.keys():
+        if before[name].dtype != after[name].dtype:
+            found.append(f"column '{name}' changed from {before[name].dtype} to {after[name].dtype}")
+        elif before[name].nullable and not after[name].nullable:
+            found.append(f"column '{name}' no longer accepts null")
+    if old.output.kind != new.output.kind:
+        found.append(f"the output changed from {old.output.kind} to {new.output.kind}")
+    elif old.output.classes != new.output.classes:
+        found.append("the classes or their order changed")
+    return sorted(found)
