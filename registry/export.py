@@ -147,6 +147,12 @@ def _refuse_known_wrong(estimator: Any) -> None:
                 where="operator TreeEnsembleRegressor",
                 hint="train on log(y) through your own target, or use squared_error",
             )
+        if name == "FunctionTransformer" and part.func is not None:
+            raise ConversionRefused(
+                "step FunctionTransformer: Python code has no ONNX form",
+                where="step FunctionTransformer",
+                hint="compute the column before the model sees it, in train and in the request",
+            )
         if name in ("TunedThresholdClassifierCV", "FixedThresholdClassifier"):
             raise ConversionRefused(
                 f"step {name}: the decision threshold is lost in the conversion",
@@ -157,6 +163,7 @@ def _refuse_known_wrong(estimator: Any) -> None:
 def _refusal(estimator: Any, error: Exception) -> ConversionRefused:
     message = str(error)
     steps = [type(part).__name__ for part in parts(estimator)]
+    # innermost first: containers are named in every message about what is inside them
     guilty = next((step for step in reversed(steps) if step in message), steps[-1])
     operator = next((word for word in ("Imputer", "Scaler", "LabelEncoder", "TreeEnsemble") if word in message), "")
     return ConversionRefused(

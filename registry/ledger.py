@@ -127,7 +127,11 @@ class Ledger:
             event.listen(engine, "connect", _sqlite_pragmas)
             event.listen(engine, "begin", _sqlite_begin)
         ledger = cls(engine)
-        ledger._create()
+        try:
+            ledger._create()
+        except BaseException:
+            ledger.close()
+            raise
         return ledger
 
     def _create(self) -> None:

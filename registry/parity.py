@@ -161,11 +161,11 @@ def _verdict(share: float, hard_share: float, flips: int) -> Verdict:
 
 
 def _guilty(estimator: Any, model: bytes, contract: Contract, frame: pd.DataFrame, delta: Array) -> list[str]:
-    """Columns whose replacement by one ordinary value makes differing rows agree, most helpful first."""
+    """Columns that float32 cannot carry, then those whose replacement by one ordinary value makes rows agree."""
     bad = frame[delta > EXACT].head(200)
     if len(bad) == 0:
         return []
-    helped: list[tuple[float, str]] = []
+    helped = [(2.0, column.name) for column in contract.numbers if _loses_values(frame[column.name])]
     for column in contract.columns:
         plain = frame[column.name].dropna().mode().iloc[0]
         changed = bad.assign(**{column.name: pd.Series(plain, index=bad.index).astype(frame[column.name].dtype)})
@@ -173,7 +173,14 @@ def _guilty(estimator: Any, model: bytes, contract: Contract, frame: pd.DataFram
         gain = float(np.mean(left <= EXACT))
         if gain > 0.2:
             helped.append((gain, column.name))
-    return [name for _, name in sorted(helped, reverse=True)[:5]]
+    return list(dict.fromkeys(name for _, name in sorted(helped, reverse=True)))[:5]
+
+
+def _loses_values(values: pd.Series[Any]) -> bool:
+    """Whether float32 merges more than 1 % of the distinct values."""
+    distinct = np.unique(values.dropna().to_numpy(dtype=np.float64))
+    with np.errstate(over="ignore"):
+        return len(np.unique(distinct.astype(np.float32))) < 0.99 * len(distinct)
 
 
 def _latency(model: bytes, contract: Contract, frame: pd.DataFrame) -> tuple[float, float]:

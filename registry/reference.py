@@ -205,7 +205,7 @@ def _ranked(values: npt.NDArray[Any]) -> list[str]:
 
 
 def _count_categories(spec: Spec, values: npt.NDArray[Any]) -> Counts:
-    positions = {value: OTHER for value in spec.get("others", ())}
+    positions = dict.fromkeys(spec.get("others", ()), OTHER)
     positions |= {value: index + FIRST_CATEGORY for index, value in enumerate(spec["values"])}
     default = OTHER if spec.get("open") else UNSEEN
     counts = np.zeros(FIRST_CATEGORY + len(spec["values"]), np.int64)

@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import onnx
@@ -29,7 +30,7 @@ def check_in_child(folder: Path, *, seconds: float = 10.0, memory_mb: int = 4096
         BundleCorrupt: with the reason: which check failed, or that the child crashed or ran out of time.
     """
     check_graph(read_bundle(folder))
-    command = [sys.executable, "-m", "registry.sandbox", str(folder), str(memory_mb), str(int(seconds) + 10)]
+    command = [sys.executable, "-m", "registry.sandbox", str(folder), str(memory_mb), str(max(1, round(seconds)))]
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -94,7 +95,8 @@ def _main(folder: str, memory_mb: str, seconds: str) -> int:
     used = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
     limit = used + int(memory_mb) * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+    cpu = int(time.process_time()) + int(seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(int(seconds))
     try:

@@ -1,0 +1,1 @@
+"""Worked examples, importable from the repository's root."""

@@ -1,0 +1,1 @@
+"""What happened to a model: its events, drift, quality, metrics and alerts."""

@@ -1,0 +1,177 @@
+"""Every metric the platform emits, as values: the one source for collectors, alert rules, dashboards and docs.
+
+Names follow Prometheus: base units (seconds, bytes, ratios from 0 to 1), `_total` on counters. Every label is
+bounded: models and versions by the ledger, the rest by the vocabularies below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "perene_"
+
+Kind = Literal["counter", "gauge", "histogram"]
+Room = Literal["serving", "monitoring", "retrain"]
+Exporter = Literal["serve", "worker"]
+
+# Seconds. From 0.5 ms, because a small model answers in about one; 10 s is past every deadline we set.
+LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+RETRAIN_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+# Values of the gauges `drift_state` and `data_quality_state`; the words are those of findings.
+STATES: dict[str, int] = {"ok": 0, "watch": 1, "confirmed": 2, "insufficient": 3, "broken": 4}
+# Values of the gauge `experiment_stage`; 0 where no trial is running.
+STAGES: dict[str, int] = {"done": 0, "shadow": 1, "ab": 2, "watch": 3}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric family.
+
+    `starts` lists label values whose series exist, at 0, from the start of the process: `increase()` cannot see
+    the first count of a series that was not there before.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    room: Room = "serving"
+    buckets: tuple[float, ...] = ()
+    starts: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def attribute(self) -> str:
+        """Name of the collector on `ServeMetrics` or `WorkerMetrics`."""
+        return self.name.removeprefix(PREFIX)
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names that PromQL may ask for."""
+        if self.kind == "histogram":
+            return tuple(self.name + suffix for suffix in ("_bucket", "_sum", "_count"))
+        return (self.name,)
+
+
+def _serving(
+    name: str, kind: Kind, text: str, labels: tuple[str, ...] = (), unit: str = "",
+    buckets: tuple[float, ...] = (), starts: tuple[tuple[str, ...], ...] = (),
+) -> Metric:  # fmt: skip
+    return Metric(PREFIX + name, kind, text, labels, unit, "serving", buckets, starts)
+
+
+def _watching(name: str, kind: Kind, text: str, labels: tuple[str, ...] = ("model",), unit: str = "") -> Metric:
+    return Metric(PREFIX + name, kind, text, labels, unit, "monitoring")
+
+
+def _retraining(
+    name: str, kind: Kind, text: str, labels: tuple[str, ...] = ("model",), unit: str = "",
+    buckets: tuple[float, ...] = (),
+) -> Metric:  # fmt: skip
+    return Metric(PREFIX + name, kind, text, labels, unit, "retrain", buckets)
+
+
+# --- serve process ----------------------------------------------------------------------------------------
+REQUESTS = _serving(
+    "requests_total", "counter", "Answered requests", ("model", "version", "arm", "protocol", "code"))  # fmt: skip
+REQUEST_DURATION = _serving(
+    "request_duration_seconds", "histogram", "Time from the first byte of a request to its answer",
+    ("model",), "seconds", LATENCY_BUCKETS)  # fmt: skip
+STAGE_DURATION = _serving(
+    "stage_duration_seconds", "histogram", "Time in one stage (parse, queue, infer, encode)",
+    ("model", "stage"), "seconds", LATENCY_BUCKETS)  # fmt: skip
+REQUESTS_IN_PROGRESS = _serving("requests_in_progress", "gauge", "Requests being answered now")
+REJECTED = _serving("rejected_total", "counter", "Requests refused before a model saw them", ("reason",))
+ROWS = _serving("rows_total", "counter", "Rows predicted", ("model",))
+VALIDATION_ERRORS = _serving("validation_errors_total", "counter", "Contract violations in requests", ("kind",))
+MODEL_LOADED = _serving(
+    "model_loaded_info", "gauge", "1 for each version loaded and warm",
+    ("model", "version", "alias", "provider", "digest"))  # fmt: skip
+MODEL_LOAD_DURATION = _serving(
+    "model_load_duration_seconds", "histogram", "Time to build and warm one version",
+    ("model",), "seconds", LOAD_BUCKETS)  # fmt: skip
+MODEL_LOAD_FAILURES = _serving("model_load_failures_total", "counter", "Versions that did not load", ("reason",))
+ALIAS_LAG = _serving(
+    "alias_lag_seconds", "gauge", "Age of a deployment that is not served yet; 0 when caught up",
+    ("model",), "seconds")  # fmt: skip
+EVENTS = _serving(
+    "events_total", "counter", "Events handed to the spool", ("kind",),
+    starts=(("prediction",), ("shadow",), ("label",)))  # fmt: skip
+EVENTS_LOST = _serving(
+    "events_lost_total", "counter", "Events that never reached the spool's disk", ("reason",),
+    starts=(("full",), ("disk",), ("closed",), ("encode",)))  # fmt: skip
+SPOOL_BYTES = _serving("spool_bytes", "gauge", "Bytes in the spool, not yet in the event lake", (), "bytes")
+FEEDBACK = _serving("feedback_total", "counter", "Feedback items by result", ("result",))
+SHADOW_DISAGREEMENTS = _serving(
+    "shadow_disagreements_total", "counter", "Shadow predictions unlike the served one", ("model",))  # fmt: skip
+BUILD_INFO = _serving("build_info", "gauge", "1, labelled with the version of perene", ("version",))
+
+SERVE: tuple[Metric, ...] = (
+    REQUESTS, REQUEST_DURATION, STAGE_DURATION, REQUESTS_IN_PROGRESS, REJECTED, ROWS, VALIDATION_ERRORS, MODEL_LOADED,
+    MODEL_LOAD_DURATION, MODEL_LOAD_FAILURES, ALIAS_LAG, EVENTS, EVENTS_LOST, SPOOL_BYTES, FEEDBACK,
+    SHADOW_DISAGREEMENTS, BUILD_INFO,
+)  # fmt: skip
+
+# --- worker process: monitoring ---------------------------------------------------------------------------
+_STATE_WORDS = ", ".join(f"{value} {word}" for word, value in STATES.items())
+DRIFT_STATE = _watching("drift_state", "gauge", f"Feature and score drift: {_STATE_WORDS}")
+DATA_QUALITY_STATE = _watching("data_quality_state", "gauge", f"Data quality: {_STATE_WORDS}")
+DRIFT_PSI = _watching(
+    "drift_psi_corrected", "gauge", "PSI minus its expected value without drift; scale is in windows",
+    ("model", "feature", "scale"))  # fmt: skip
+DRIFT_FLAGGED = _watching("drift_features_flagged", "gauge", "Features flagged in the last window")
+FEATURE_NULL = _watching(
+    "feature_null_ratio", "gauge", "Share of nulls in the last window", ("model", "feature"), "ratio")  # fmt: skip
+FEATURE_UNSEEN = _watching(
+    "feature_unseen_ratio", "gauge", "Share of never-seen categories in the last window",
+    ("model", "feature"), "ratio")  # fmt: skip
+WINDOW_ROWS = _watching("window_rows", "gauge", "Rows in the last window", unit="rows")
+PERFORMANCE_REALIZED = _watching(
+    "performance_realized", "gauge", "Quality of the champion over its newest labels", ("model", "metric"))  # fmt: skip
+PERFORMANCE_REFERENCE = _watching(
+    "performance_reference", "gauge", "Quality of the champion on its reference", ("model", "metric"))  # fmt: skip
+PERFORMANCE_EVALUE = _watching("performance_evalue", "gauge", "Evidence (mixture e-SR) that the loss has grown")
+LABELS_RECEIVED = _watching("labels_received_total", "counter", "Labels read from the event lake")
+LABELS_JOIN_RATIO = _watching("labels_join_ratio", "gauge", "Labels that found their prediction", unit="ratio")
+MONITOR_LAST_SUCCESS = _watching(
+    "monitor_last_success_timestamp_seconds", "gauge", "Unix time of the last completed look at the events",
+    unit="seconds")  # fmt: skip
+MONITOR_FAILURES = _watching("monitor_failures_total", "counter", "Looks at the events that failed")
+REFERENCE_AGE = _watching("reference_age_seconds", "gauge", "Age of the champion's reference data", unit="seconds")
+
+# --- worker process: retraining ---------------------------------------------------------------------------
+RETRAIN_RUNS = _retraining(
+    "retrain_runs_total", "counter", "Finished retraining runs", ("model", "trigger", "result"))  # fmt: skip
+RETRAIN_DURATION = _retraining(
+    "retrain_duration_seconds", "histogram", "Time of one retraining run", ("model",), "seconds",
+    RETRAIN_BUCKETS)  # fmt: skip
+GATE_RESULT = _retraining(
+    "gate_result_total", "counter", "Gate verdicts on trained versions", ("model", "gate", "result"))  # fmt: skip
+SCHEDULER_IS_LEADER = _retraining("scheduler_is_leader", "gauge", "1 while this worker holds the lease", ())
+EXPERIMENT_EVALUE = _retraining(
+    "experiment_evalue", "gauge", "Evidence in the running trial, by test", ("model", "test"))  # fmt: skip
+EXPERIMENT_EFFECT = _retraining("experiment_effect", "gauge", "Champion loss minus candidate loss: above 0 is better")
+EXPERIMENT_EFFECT_LOWER = _retraining("experiment_effect_lower", "gauge", "Lower bound of the effect")
+EXPERIMENT_EFFECT_UPPER = _retraining("experiment_effect_upper", "gauge", "Upper bound of the effect")
+EXPERIMENT_EXPOSURES = _retraining(
+    "experiment_exposures_total", "counter", "Requests in the trial, by arm", ("model", "arm"))  # fmt: skip
+EXPERIMENT_SRM = _retraining("experiment_srm_evalue", "gauge", "Evidence that the split is not the one asked for")
+EXPERIMENT_STAGE = _retraining(
+    "experiment_stage", "gauge", "Stage of the trial: " + ", ".join(f"{v} {k}" for k, v in STAGES.items())
+)  # fmt: skip
+PROMOTIONS = _retraining("promotions_total", "counter", "Decided trials, by result", ("model", "result"))
+ROLLBACKS = _retraining("rollbacks_total", "counter", "Rollbacks executed", ("model", "reason"))
+CHAMPION_VERSION = _retraining("champion_version", "gauge", "Version the ledger names champion; 0 for none")
+
+WORKER: tuple[Metric, ...] = (
+    DRIFT_STATE, DATA_QUALITY_STATE, DRIFT_PSI, DRIFT_FLAGGED, FEATURE_NULL, FEATURE_UNSEEN, WINDOW_ROWS,
+    PERFORMANCE_REALIZED, PERFORMANCE_REFERENCE, PERFORMANCE_EVALUE, LABELS_RECEIVED, LABELS_JOIN_RATIO,
+    MONITOR_LAST_SUCCESS, MONITOR_FAILURES, REFERENCE_AGE, RETRAIN_RUNS, RETRAIN_DURATION, GATE_RESULT,
+    SCHEDULER_IS_LEADER, EXPERIMENT_EVALUE, EXPERIMENT_EFFECT, EXPERIMENT_EFFECT_LOWER, EXPERIMENT_EFFECT_UPPER,
+    EXPERIMENT_EXPOSURES, EXPERIMENT_SRM, EXPERIMENT_STAGE, PROMOTIONS, ROLLBACKS, CHAMPION_VERSION,
+)  # fmt: skip
+
+CATALOGUE: tuple[Metric, ...] = SERVE + WORKER

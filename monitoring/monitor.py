@@ -1,0 +1,356 @@
+"""The monitor: a deterministic fold of events into findings, for one model and one champion version.
+
+Its state is counts, a join book and four numbers; restored from bytes it goes on exactly as if it had never
+stopped. A new champion gets a new monitor: a performance alarm therefore stands until the champion changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from monitoring import labels as join
+from monitoring import quality, tables
+from monitoring.assess import SCORE, SHOWN, Assessment, assess
+from monitoring.drift import severity
+from monitoring.findings import KINDS, Finding, Kind, Severity, State
+from monitoring.settings import MonitoringSettings
+from monitoring.verdict import Flags, Rule, Verdict, advance
+from monitoring.windows import DEPTH, Segment, Window, extend, segments
+from registry.contract import Contract
+from registry.errors import ConfigInvalid
+from registry.reference import bin_counts
+
+FORMAT: Final = 1
+WATCH_SHARE: Final = 0.1
+"""Share of the alarm's e-value at which performance is watched; a tenth of that ends the watch."""
+
+
+class Gauges(msgspec.Struct):
+    """Facts of the newest closed window."""
+
+    psi: dict[str, dict[str, float]] = {}
+    flagged: list[str] = []
+    null_ratio: dict[str, float] = {}
+    unseen_ratio: dict[str, float] = {}
+
+
+class MonitorState(msgspec.Struct):
+    """All a monitor knows; `reference` is the digest of what its counts were made with."""
+
+    format: int
+    model: str
+    version: int
+    reference: str
+    detector: quality.ESR | None
+    consumed: list[str] = []
+    open: Window = msgspec.field(default_factory=Window)
+    closed: list[Window] = []
+    windows: int = 0
+    verdicts: dict[str, Verdict] = {}
+    book: join.Book = msgspec.field(default_factory=join.Book)
+    gauges: Gauges = msgspec.field(default_factory=Gauges)
+    last_event: float | None = None
+
+
+class Monitor:
+    """Watches one champion. See `start`, `observe`, `state` and `snapshot`."""
+
+    def __init__(
+        self, state: MonitorState, contract: Contract, reference: dict[str, Any], settings: MonitoringSettings
+    ) -> None:
+        self._state = state
+        self._contract = contract
+        self._reference = reference
+        self._settings = settings
+        self._specs: dict[str, dict[str, Any]] = {**reference["columns"], SCORE: reference["score"]}
+
+    @classmethod
+    def start(
+        cls,
+        model: str,
+        version: int,
+        contract: Contract,
+        reference: dict[str, Any],
+        settings: MonitoringSettings,
+    ) -> Self:
+        """A monitor that has seen nothing yet."""
+        level = quality.null_level(reference["quality"], settings.tolerance, settings.tolerance_relative)
+        state = MonitorState(
+            FORMAT, model, version, _digest(reference), quality.ESR(level) if level is not None else None
+        )
+        state.verdicts = {kind: Verdict() for kind in KINDS}
+        return cls(state, contract, reference, settings)
+
+    @classmethod
+    def restore(cls, body: bytes, contract: Contract, reference: dict[str, Any], settings: MonitoringSettings) -> Self:
+        """The monitor that `state` was taken from.
+
+        Raises:
+            ConfigInvalid: the bytes are no monitor's state, or belong to another reference.
+        """
+        try:
+            state = msgspec.msgpack.decode(body, type=MonitorState)
+        except msgspec.DecodeError as error:
+            raise ConfigInvalid("the saved state is not a monitor's", where="state", hint="start anew") from error
+        if state.format != FORMAT or state.reference != _digest(reference):
+            raise ConfigInvalid(
+                "the saved monitor was made with another reference or format",
+                where="state",
+                expected=f"format {FORMAT}, reference {_digest(reference)[:12]}",
+                got=f"format {state.format}, reference {state.reference[:12]}",
+                hint="start a new monitor",
+            )
+        return cls(state, contract, reference, settings)
+
+    @property
+    def version(self) -> int:
+        """The champion's version."""
+        return self._state.version
+
+    @property
+    def consumed(self) -> frozenset[str]:
+        """Names of lake files that the caller has marked as observed; kept in the state."""
+        return frozenset(self._state.consumed)
+
+    def mark_consumed(self, names: Iterable[str]) -> None:
+        """Add lake files to `consumed`; save the state afterwards, in one step with the findings."""
+        self._state.consumed = sorted(self.consumed.union(names))
+
+    def state(self) -> bytes:
+        """Everything needed by `restore`; equal monitors have equal bytes."""
+        return msgspec.msgpack.encode(self._state, order="deterministic")
+
+    def observe(self, predictions: pa.Table, labels: pa.Table) -> list[Finding]:
+        """Fold in new events, in lake format; returns findings for states that changed, oldest first.
+
+        Predictions are put in event order within the call and are expected in that order between calls.
+        """
+        rows = tables.served(predictions)
+        findings, due = self._fold_predictions(rows)
+        findings += self._fold_labels(labels, due)
+        join.trim(self._state.book, self._settings.max_pending)
+        return sorted(findings, key=lambda finding: (finding.at, KINDS.index(finding.kind)))
+
+    # predictions ------------------------------------------------------------------------------------------
+
+    def _fold_predictions(self, rows: pa.Table) -> tuple[list[Finding], list[str]]:
+        if not rows.num_rows:
+            return [], []
+        s, settings = self._state, self._settings
+        at = tables.seconds(rows, "_at")
+        mine = tables.floats(rows, "_version") == s.version
+        outputs = tables.outputs(rows, self._contract.output)
+        scores = tables.scores(self._contract.output, outputs)
+        columns = {n: tables.feature(rows, n, v["kind"]) for n, v in self._reference["columns"].items()}
+
+        def count(first: int, last: int) -> dict[str, list[int]]:
+            found = {n: bin_counts(self._specs[n], v[first:last]).tolist() for n, v in columns.items()}
+            found[SCORE] = bin_counts(self._specs[SCORE], scores[first:last][mine[first:last]]).tolist()
+            return found
+
+        findings: list[Finding] = []
+        cuts = segments(
+            at,
+            s.open.start,
+            s.open.rows,
+            window_rows=settings.window_rows,
+            max_age_s=settings.window_max_age_s,
+            min_rows=settings.min_rows,
+        )
+        for segment in cuts:
+            findings += self._grow(segment, at, count)
+        identifiers = tables.objects(rows, "_id")
+        made = ((identifiers[i], float(at[i]), outputs[i].tolist()) for i in np.flatnonzero(mine))
+        early = join.add_predictions(s.book, made)
+        self._seen(float(at.max()))
+        return findings, early
+
+    def _grow(self, segment: Segment, at: Any, count: Any) -> list[Finding]:
+        s = self._state
+        s.open = extend(s.open, segment, at, count)
+        if not segment.closes:
+            return []
+        window, s.open = s.open, Window()
+        s.closed = [*s.closed, window][-DEPTH:]
+        s.windows += 1
+        drifting = any(s.verdicts[kind].state == "confirmed" for kind in ("feature_drift", "score_drift"))
+        found = assess(self._specs, s.closed, self._settings, alarmed=drifting)
+        flagged = [*found.features.names, *(found.score.names if found.score else ())]
+        s.gauges = Gauges(found.psi, sorted(flagged), found.null_ratio, found.unseen_ratio)
+        return self._judge(found, window)
+
+    def _judge(self, found: Assessment, window: Window) -> list[Finding]:
+        rules = {"data_quality": self._rule("broken")}
+        flags: dict[Kind, Flags] = {"data_quality": found.data, "feature_drift": found.features}
+        if found.score is not None:
+            flags["score_drift"] = found.score
+        findings = []
+        for kind, value in flags.items():
+            verdict = advance(self._verdict(kind), value, rules.get(kind, self._rule("confirmed")))
+            change = self._settle(kind, verdict, found, window)
+            if change is not None:
+                findings.append(change)
+        return findings
+
+    def _settle(self, kind: Kind, verdict: Verdict, found: Assessment, window: Window) -> Finding | None:
+        before = self._verdict(kind)
+        if verdict.state in ("confirmed", "broken"):
+            names = set(verdict.confirmed)
+            largest = max((r["psi"] for r in found.ranked if r["column"] in names), default=0.0)
+            now = "high" if kind == "data_quality" else severity(largest)
+            verdict.severity = now if verdict.calm == 0 else before.severity
+        self._state.verdicts[kind] = verdict
+        if verdict.state == before.state:
+            return None
+        detail: dict[str, Any] = {
+            "version": self.version,
+            "window": {"start": _iso(window.start), "end": _iso(window.end), "rows": window.rows},
+            "flagged": verdict.confirmed,
+        }
+        if kind == "data_quality":
+            detail["checks"] = _faults(found)
+        else:
+            wanted = [r for r in found.ranked if (r["column"] == SCORE) == (kind == "score_drift")]
+            detail["columns"] = wanted[:SHOWN]
+        return self._finding(kind, verdict.state, verdict.severity, window.end, detail)
+
+    # labels -----------------------------------------------------------------------------------------------
+
+    def _fold_labels(self, rows: pa.Table, found: list[str]) -> list[Finding]:
+        s, settings = self._state, self._settings
+        if rows.num_rows:
+            at = tables.seconds(rows, "_at")
+            received, seq = tables.seconds(rows, "_received"), tables.floats(rows, "_seq")
+            values = zip(tables.objects(rows, "_id"), tables.objects(rows, "_label"), strict=True)
+            held = (
+                (identifier, join.Held(float(at[i]), float(received[i]), int(seq[i]), label))
+                for i, (identifier, label) in enumerate(values)
+                if label is not None
+            )
+            join.add_labels(s.book, held)
+            self._seen(float(at.max()))
+        due = join.release(s.book, found, settings.label_lateness_s)
+        cap = float(self._reference["quality"]["cap"])
+        findings = []
+        for label in join.use(s.book, due, self._contract.output, cap):
+            join.keep(s.book, label, settings.window_rows)
+            if s.detector is None:
+                continue
+            quality.update(s.detector, label.loss, label.made_at)
+            state = self._performance(s.detector)
+            if state != self._verdict("performance").state:
+                findings.append(self._performance_changed(s.detector, state, label.at))
+        return findings
+
+    def _performance(self, detector: quality.ESR) -> State:
+        before = self._verdict("performance").state
+        alarm = self._settings.esr_run_length
+        if before == "confirmed" or detector.evalue >= alarm:
+            return "confirmed"
+        if detector.labels < self._settings.min_rows:
+            return "insufficient"
+        watch = alarm * WATCH_SHARE * (WATCH_SHARE if before == "watch" else 1.0)
+        return "watch" if detector.evalue >= watch else "ok"
+
+    def _performance_changed(self, detector: quality.ESR, state: State, at: float) -> Finding:
+        facts = self._performance_facts()
+        grade: Severity = "none"
+        if state == "confirmed":
+            grade = quality.severity(facts["loss"], detector.null_level)
+            facts["since"] = _iso(detector.since)
+        self._state.verdicts["performance"] = Verdict(state, grade)
+        return self._finding("performance", state, grade, at, {"version": self.version, **facts})
+
+    def _performance_facts(self) -> dict[str, Any]:
+        """Realised loss and metric over the last window of labels, beside the reference's."""
+        book, detector, reference = self._state.book, self._state.detector, self._reference["quality"]
+        return {
+            "metric": reference["metric"],
+            "realized": _mean(book.errors),
+            "reference": reference["value"],
+            "loss": _mean(book.losses),
+            "reference_loss": reference["loss"],
+            "null_level": detector.null_level if detector else None,
+            "evalue": detector.evalue if detector else None,
+            "threshold": self._settings.esr_run_length,
+            "labels": book.tally.joined,
+        }
+
+    # shared -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """Current facts for gauges; see the keys. Shares are 0..1, times are unix seconds of event time."""
+        s = self._state
+        states = {kind: s.verdicts[kind].state for kind in KINDS}
+        return {
+            "model": s.model,
+            "version": s.version,
+            "states": states,
+            "drift_state": _worse(states["feature_drift"], states["score_drift"]),
+            "data_quality_state": states["data_quality"],
+            "performance_state": states["performance"],
+            "psi": s.gauges.psi,
+            "flagged": s.gauges.flagged,
+            "features_flagged": len([name for name in s.gauges.flagged if name != SCORE]),
+            "null_ratio": s.gauges.null_ratio,
+            "unseen_ratio": s.gauges.unseen_ratio,
+            "window_rows": s.open.rows,
+            "windows": s.windows,
+            "performance": self._performance_facts(),
+            "predictions": s.book.tally.predictions,
+            "labels_joined": s.book.tally.joined,
+            "labels_join_ratio": s.book.tally.joined / max(s.book.tally.predictions, 1),
+            "labels_revised": s.book.tally.revised,
+            "labels_unusable": s.book.tally.unusable,
+            "labels_waiting": len(s.book.waiting) + len(s.book.orphans),
+            "join_dropped": s.book.tally.dropped,
+            "last_event_at": s.last_event,
+        }
+
+    def _verdict(self, kind: Kind) -> Verdict:
+        return self._state.verdicts[kind]
+
+    def _rule(self, alarm: State) -> Rule:
+        return Rule(alarm, self._settings.confirm, self._settings.of, self._settings.clear)
+
+    def _seen(self, at: float) -> None:
+        s = self._state
+        s.last_event = at if s.last_event is None else max(s.last_event, at)
+        s.book.watermark = max(s.book.watermark, at)
+
+    def _finding(self, kind: Kind, state: State, grade: Severity, at: float, detail: dict[str, Any]) -> Finding:
+        moment = datetime.fromtimestamp(at, UTC)
+        return Finding(self._state.model, kind, state, grade, moment, detail)
+
+
+def _faults(found: Assessment) -> list[dict[str, Any]]:
+    passed = sorted((c for c in found.checks if c.large and c.p < 1.0), key=lambda c: (c.p, c.column, c.fault))
+    return [
+        {"column": c.column, "fault": c.fault, "share": c.share, "expected": c.expected, "p": c.p}
+        for c in passed[:SHOWN]
+    ]
+
+
+def _worse(left: State, right: State) -> State:
+    order: tuple[State, ...] = ("insufficient", "ok", "watch", "confirmed", "broken")
+    return max(left, right, key=order.index)
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def _digest(reference: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(reference, sort_keys=True).encode()).hexdigest()

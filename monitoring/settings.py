@@ -1,0 +1,43 @@
+"""Settings of monitoring, one frozen value per model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class MonitoringSettings(BaseModel):
+    """How windows close, when drift is called, and how often a false alarm is acceptable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window_rows: Annotated[int, Field(ge=20, description="a window closes at this many rows")] = 500
+    window_max_age_s: Annotated[float, Field(gt=0, description="or at this event-time age, in seconds")] = 3600.0
+    min_rows: Annotated[int, Field(ge=10, description="but never with fewer rows than this: it stays open")] = 100
+    fdr: Annotated[float, Field(gt=0, lt=1, description="false discovery rate over columns x scales")] = 0.001
+    psi_floor: Annotated[float, Field(ge=0, description="corrected PSI under which a change is ignored")] = 0.02
+    confirm: Annotated[int, Field(ge=1, description="flagged windows, among the last `of`, that confirm")] = 2
+    of: Annotated[int, Field(ge=1)] = 3
+    clear: Annotated[int, Field(ge=1, description="clean windows in a row that end a confirmed state")] = 3
+    esr_run_length: Annotated[float, Field(gt=10, description="mean labels between false performance alarms")] = (
+        10_000.0
+    )
+    tolerance: Annotated[
+        float, Field(ge=0.0, lt=1.0, description="loss increase that is accepted, in loss units (0..1)")
+    ] = 0.02
+    tolerance_relative: Annotated[
+        float, Field(ge=0.0, lt=1.0, description="the same as a share of the loss; the larger counts")
+    ] = 0.10
+    label_lateness_s: Annotated[float, Field(ge=0, description="labels delivered within this are put in order")] = 60.0
+    max_pending: Annotated[int, Field(ge=100, description="predictions remembered while they wait for a label")] = (
+        50_000
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_rows > self.window_rows:
+            raise ValueError("min_rows is larger than window_rows: no window could close; lower min_rows")
+        if self.confirm > self.of:
+            raise ValueError("confirm is larger than of: nothing could be confirmed; lower confirm")
+        return self

@@ -1,0 +1,145 @@
+"""One `perene.toml`; every key also as an environment variable `PERENE__SECTION__KEY`; unknown keys are errors."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from monitoring.settings import MonitoringSettings
+from registry.errors import ConfigInvalid
+from registry.names import check_name
+from retrain.settings import RetrainSettings
+from serving.settings import ServingSettings
+
+FILE = "perene.toml"
+
+
+class ModelSettings(BaseModel):
+    """What one model's table may say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retrain: RetrainSettings | None = None
+    monitoring: MonitoringSettings = MonitoringSettings()
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Environment variables win over the file, the file over defaults."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="PERENE__", env_nested_delimiter="__", env_nested_max_split=2
+    )
+
+    home: Path = Path(".perene")
+    ledger_url: str = ""
+    tracking_uri: str = ""
+    worker_port: int = Field(default=8002, ge=1, le=65535)
+    serving: ServingSettings = ServingSettings()
+    models: dict[str, ModelSettings] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before the file, which comes in as arguments."""
+        return env_settings, init_settings
+
+    @property
+    def ledger(self) -> str:
+        """URL of the ledger: the configured one, or SQLite in the home folder."""
+        return self.ledger_url or f"sqlite:///{(self.home / 'ledger.db').resolve()}"
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow's tracking URI: the configured one, or SQLite in the home folder."""
+        return self.tracking_uri or f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of MLflow's artifacts when the store is embedded."""
+        return self.home / "artifacts"
+
+    @property
+    def lake(self) -> Path:
+        """Root of the event lake."""
+        return self.home / "events"
+
+
+def load(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read `path`, or `perene.toml` of this folder if there is one.
+
+    Raises:
+        ConfigInvalid: the file is named but missing, is not TOML, or has a key that does not exist or a value
+            of another type; the message has file, line, key and fix.
+    """
+    found = path or Path(FILE)
+    if path is not None and not path.is_file():
+        raise ConfigInvalid(f"{path}: there is no such file", where=str(path), hint="name an existing perene.toml")
+    text = found.read_text() if found.is_file() else ""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(f"{found}: not TOML: {error}", where=str(found), hint="mend the line named") from error
+    try:
+        settings = Settings(**{**data, **{k: v for k, v in overrides.items() if v is not None}})
+    except ValidationError as error:
+        raise _invalid(found, text, error) from error
+    for name in settings.models:
+        check_name(name)
+    return settings
+
+
+def _invalid(path: Path, text: str, error: ValidationError) -> ConfigInvalid:
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    where = f"{path}:{line_of(text, [str(part) for part in first['loc']])}" if text else "environment"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+        return ConfigInvalid(f"{where}: unknown key '{key}'", where=where, hint=hint)
+    return ConfigInvalid(f"{where}: key '{key}': {first['msg']}", where=where, hint="mend this key")
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    kind: type[BaseModel] = Settings
+    for part in location[:-1]:
+        if kind is Settings and part == "models":
+            kind = ModelSettings
+        elif part in ("serving", "retrain", "monitoring"):
+            kind = {"serving": ServingSettings, "retrain": RetrainSettings, "monitoring": MonitoringSettings}[str(part)]
+    return list(kind.model_fields)
+
+
+def line_of(text: str, keys: list[str]) -> int:
+    """The 1-based line of the deepest part of a dotted key that the file names; 1 when none is."""
+    table: list[str] = []
+    best, depth = 1, 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        entry = re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line)
+        if header:
+            table = _split(header[1])
+            here = table
+        elif entry:
+            here = [*table, *_split(entry[1])]
+        else:
+            continue
+        if here == keys[: len(here)] and len(here) > depth:
+            best, depth = number, len(here)
+    return best
+
+
+def _split(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]

@@ -1,0 +1,1 @@
+"""The retrain room: makes the next version, and decides by evidence whether it may serve."""

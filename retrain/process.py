@@ -1,0 +1,76 @@
+"""Children of the worker: they die with it, with a time limit, and their output is kept."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+__all__ = ["Child", "bind_to_parent", "limit_memory"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def bind_to_parent(parent: int) -> None:
+    """Called first thing in a child: be killed when the parent dies, however it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent and os.getppid() != parent:  # it died before the call above
+        os._exit(1)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Bound private writable memory; address space is not bounded, for ONNX Runtime and OpenMP reserve much of it."""
+    resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+
+
+@dataclass
+class Child:
+    """A started child process. `poll` is None while it runs; 124 means that it ran out of time."""
+
+    process: subprocess.Popen[bytes]
+    deadline: float
+    log: IO[bytes]
+    expired: bool = field(default=False, init=False)
+
+    @classmethod
+    def start(cls, arguments: Sequence[str], *, log: Path, seconds: float) -> Child:
+        """Run `python -m …` in its own process group, its output appended to `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        out = log.open("ab")
+        environment = {**os.environ, "DO_NOT_TRACK": "true"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        return cls(process, time.monotonic() + seconds, out)
+
+    def poll(self) -> int | None:
+        """The exit status, or None; kills the group once its time is up."""
+        status = self.process.poll()
+        if status is None and time.monotonic() > self.deadline:
+            self.expired = True
+            self.stop()
+            status = 124
+        if status is not None and not self.log.closed:
+            self.log.close()
+        return 124 if self.expired else status
+
+    def stop(self) -> None:
+        """Kill the whole group and reap it."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log.close()

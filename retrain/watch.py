@@ -1,0 +1,133 @@
+"""One model's monitor, fed from the lake; its state and the clock of the model live in one row of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from monitoring.lake import Lake
+
+from monitoring.findings import Finding
+from monitoring.monitor import Monitor
+from monitoring.settings import MonitoringSettings
+from registry.bundle import Bundle
+from registry.errors import ConfigInvalid
+from registry.ledger import Ledger
+
+__all__ = ["Watch"]
+
+#: Lake files folded in one tick at most, so that a long backlog does not delay the lease or another model.
+FILES_PER_TICK = 64
+
+
+class _Saved(msgspec.Struct):
+    monitor: bytes = b""
+    version: int = 0
+    event_now: float = 0.0
+    started: float = 0.0
+    labels: int = 0
+
+
+@dataclass
+class Watch:
+    """Events in, findings out. A deterministic fold: after a crash the same files give the same findings again."""
+
+    model: str
+    ledger: Ledger
+    lake: Lake
+    settings: MonitoringSettings
+    monitor: Monitor | None = field(default=None, init=False)
+    _saved: _Saved = field(default_factory=_Saved, init=False)
+    _loaded: bool = field(default=False, init=False)
+
+    @property
+    def labels(self) -> int:
+        """Labels seen so far."""
+        return self._saved.labels
+
+    def now(self) -> datetime | None:
+        """The newest event time seen; None before the first event."""
+        return datetime.fromtimestamp(self._saved.event_now, UTC) if self._saved.event_now else None
+
+    def started(self) -> datetime | None:
+        """The first event time seen: where a schedule begins to count."""
+        return datetime.fromtimestamp(self._saved.started, UTC) if self._saved.started else None
+
+    def feed(self, champion: Bundle, version: int, *, token: int) -> list[Finding]:
+        """Fold in the files that arrived; record findings, then the state, both under the leader's token."""
+        monitor = self._monitor(champion, version)
+        predictions, labels = self._fresh(monitor, "prediction"), self._fresh(monitor, "label")
+        if not predictions and not labels:
+            return []
+        made = self.lake.read(self.model, "prediction", files=predictions)
+        known = self.lake.read(self.model, "label", files=labels)
+        findings = monitor.observe(made, known)
+        monitor.mark_consumed(self._names([*predictions, *labels]))
+        for finding in findings:
+            self._record(finding, token)
+        self._clock(made, known)
+        self._save(token)
+        return findings
+
+    def _monitor(self, champion: Bundle, version: int) -> Monitor:
+        if not self._loaded:
+            body = self.ledger.load_state(f"worker:{self.model}")
+            self._saved = msgspec.msgpack.decode(body, type=_Saved) if body else _Saved()
+            self._loaded = True
+        if self.monitor is not None and self.monitor.version == version:
+            return self.monitor
+        if self._saved.version == version and self._saved.monitor:
+            try:
+                self.monitor = Monitor.restore(
+                    self._saved.monitor, champion.contract, champion.reference, self.settings
+                )
+                return self.monitor
+            except ConfigInvalid:
+                self._saved.monitor = b""  # another format or reference: begin anew
+        first = self._saved.version == 0
+        self.monitor = Monitor.start(self.model, version, champion.contract, champion.reference, self.settings)
+        if not first:  # what came before belongs to the former champion's watch
+            files = [*self.lake.files(self.model, "prediction"), *self.lake.files(self.model, "label")]
+            self.monitor.mark_consumed(self._names(files))
+        return self.monitor
+
+    def _fresh(self, monitor: Monitor, kind: str) -> list[Path]:
+        seen = monitor.consumed
+        files = [f for f in self.lake.files(self.model, kind) if self._name(f) not in seen]
+        return files[:FILES_PER_TICK]
+
+    def _name(self, file: Path) -> str:
+        return "/".join(file.parts[-3:])  # kind=…/date=…/file: unique within the model
+
+    def _names(self, files: list[Path]) -> list[str]:
+        return [self._name(f) for f in files]
+
+    def _record(self, finding: Finding, token: int) -> None:
+        body = finding.to_dict()
+        if any(row.body == body for row in self.ledger.evidence(self.model, "finding", limit=50)):
+            return  # recorded before a crash that lost the state after it
+        self.ledger.record_evidence(self.model, "finding", body, token=token)
+
+    def _clock(self, made: pa.Table, known: pa.Table) -> None:
+        for table in (made, known):
+            if table.num_rows:
+                bounds = pc.min_max(table.column("_at").cast(pa.int64())).as_py()
+                self._saved.event_now = max(self._saved.event_now, bounds["max"] / 1e6)
+                first = bounds["min"] / 1e6
+                self._saved.started = min(self._saved.started, first) if self._saved.started else first
+        self._saved.labels += int(known.num_rows)
+
+    def _save(self, token: int) -> None:
+        if self.monitor is None:
+            return
+        self._saved.monitor, self._saved.version = self.monitor.state(), self.monitor.version
+        self.ledger.save_state(f"worker:{self.model}", msgspec.msgpack.encode(self._saved), token=token)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Facts for gauges and triggers; empty before the first feed."""
+        return self.monitor.snapshot() if self.monitor is not None else {}

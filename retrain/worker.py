@@ -1,0 +1,295 @@
+"""The worker: one tick looks at every model once. All writes carry the leader's token; all state is in the ledger."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from monitoring.lake import Lake
+from prometheus_client import CollectorRegistry, start_http_server
+
+from monitoring.findings import Finding
+from monitoring.metrics import WorkerMetrics
+from registry.bundle import Bundle, read_bundle
+from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
+from registry.ledger import Deployment, Ledger
+from retrain import occasion
+from retrain.child import Spec
+from retrain.gauges import Gauges
+from retrain.leader import Leader
+from retrain.places import Places
+from retrain.process import Child
+from retrain.reports import Reports
+from retrain.runs import Concluded, Runs, run_id
+from retrain.scheduler import Clock
+from retrain.settings import RetrainSettings, WatchSettings, WorkerSettings
+from retrain.trials import Trials
+from retrain.triggers import decide
+from retrain.watch import Watch
+
+__all__ = ["Worker", "create_worker"]
+
+log = logging.getLogger("perene.retrain")
+
+
+def _wall() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Worker:
+    """Collaborators are passed in; `tick` may be called by hand, `run` calls it until `stop`."""
+
+    settings: WorkerSettings
+    places: Places
+    ledger: Ledger
+    lake: Lake
+    leader: Leader
+    gauges: Gauges
+    wall: Callable[[], datetime] = _wall
+    runs: Runs = field(init=False)
+    trials: Trials = field(init=False)
+    reports: Reports = field(init=False)
+    _watches: dict[str, Watch] = field(default_factory=dict, init=False)
+    _bundles: dict[tuple[str, int], Bundle] = field(default_factory=dict, init=False)
+    _wake: threading.Event = field(default_factory=threading.Event, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _projected: int = field(default=-1, init=False)
+    _projection: Child | None = field(default=None, init=False)
+    _token: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.runs = Runs(self.ledger, self.places)
+        self.trials = Trials(self.ledger, self.lake)
+        self.reports = Reports(self.places, self.lake)
+
+    # one turn ---------------------------------------------------------------------------------------------
+
+    def tick(self) -> bool:
+        """One turn; False when another worker leads."""
+        token = self.leader.claim()
+        if token != self._token:
+            self._forget()
+            self._token = token
+        self.gauges.metrics.scheduler_is_leader.set(0 if token is None else 1)
+        if token is None:
+            return False
+        try:
+            deployments = self.ledger.deployments()
+            self.gauges.metrics.start(deployments)
+            for model, deployment in deployments.items():
+                self._turn(model, deployment, token)
+            self.reports.tend(quiet=not self.runs.busy)
+            self._project()
+        except LeaseLost:
+            self.leader.drop()
+            self._forget()
+            return False
+        return True
+
+    def _turn(self, model: str, deployment: Deployment, token: int) -> None:
+        """One model's turn; its trouble must not keep the others from theirs."""
+        m = self.gauges.metrics
+        try:
+            champion = self._bundle(model, deployment.champion)
+            if champion is None:
+                return  # serving's puller has not fetched it yet
+            m.champion_version.labels(model).set(deployment.champion)
+            table = self.settings.models.get(model, WatchSettings())
+            watch = self._watches.setdefault(model, Watch(model, self.ledger, self.lake, table.monitoring))
+            labels = watch.labels
+            findings = watch.feed(champion, deployment.champion, token=token)
+            m.labels_received_total.labels(model).inc(max(watch.labels - labels, 0) if labels else 0)
+            self._explain(findings, champion)
+            now = watch.now() if table.retrain and table.retrain.clock == "event" else self.wall()
+            self.gauges.monitor(model, watch.snapshot())
+            if now is not None:
+                self.gauges.reference_age(model, champion.reference, now)
+                if table.retrain is not None:
+                    self._improve(model, deployment, champion, table.retrain, watch, now, token)
+            m.monitor_last_success_timestamp_seconds.labels(model).set(time.time())
+        except LeaseLost:
+            raise
+        except LedgerConflict as error:
+            log.info("retrain.conflict", extra={"model": model, "where": error.where})
+        except PereneError as error:
+            m.monitor_failures_total.labels(model).inc()
+            log.warning("retrain.turn_failed: %s", error, extra={"model": model, "code": error.code})
+
+    def _improve(
+        self,
+        model: str,
+        deployment: Deployment,
+        champion: Bundle,
+        settings: RetrainSettings,
+        watch: Watch,
+        now: datetime,
+        token: int,
+    ) -> None:
+        """Run, trial and trigger of one model, in the order in which one leads to the next."""
+        done = self.runs.tend(model, token=token)
+        if done is not None:
+            self._conclude(done, settings, token)
+        self._try(model, deployment, champion, settings, now, token)
+        ended = self.trials.ended_at(model)
+        facts = occasion.facts(self.ledger, watch, settings, now, busy=self.runs.busy, ended_at=ended)
+        trigger = decide(facts, cooldown=settings.cooldown, min_labels=settings.min_labels)
+        if trigger.reason is None:
+            return
+        log.info("retrain.begin: %s", trigger.why, extra={"model": model})
+        spec = Spec(
+            run_id=run_id(model, trigger.reason, deployment.champion, now, settings),
+            model=model,
+            home=str(self.places.home),
+            ledger_url=self.places.ledger,
+            tracking_uri=self.places.tracking,
+            reason=trigger.reason,
+            now=now,
+            champion=deployment.champion,
+            former=occasion.former_champions(self.ledger.history(model), deployment.champion),
+            settings=settings.model_dump(mode="json"),
+            drift_at=occasion.drift_since(self.ledger, model, deployment.champion),
+        )
+        self.runs.begin(spec, token=token)
+
+    def _conclude(self, done: Concluded, settings: RetrainSettings, token: int) -> None:
+        """Intent first (the trial's row), the run's last row after: a crash between repeats the first harmlessly."""
+        m, model = self.gauges.metrics, done.run.model
+        self.trials.begin(done, settings, token=token)
+        self.runs.close_run(done, token=token)
+        result = "failed" if done.result is None else "done"
+        m.retrain_runs_total.labels(model, done.spec.reason, result).inc()
+        m.retrain_duration_seconds.labels(model).observe(done.seconds)
+        for gate in done.result.gates if done.result else ():
+            m.gate_result_total.labels(model, gate["gate"], gate["verdict"]).inc()
+
+    def _try(
+        self,
+        model: str,
+        deployment: Deployment,
+        champion: Bundle,
+        settings: RetrainSettings,
+        now: datetime,
+        token: int,
+    ) -> None:
+        row = self.trials.running(model)
+        if row is None:
+            self.gauges.trial(model, "none", None)
+            return
+        decision = self.trials.tend(row, deployment, champion, settings, now, token=token)
+        self.gauges.trial(model, row.stage, decision)
+        if decision is not None and "exposed" in decision.facts:
+            control, treated = decision.facts["exposed"]
+            self.gauges.exposures(model, row.experiment_id, {"champion": control, "candidate": treated})
+        after = next((e for e in self.ledger.experiments(model, limit=5) if e.experiment_id == row.experiment_id), row)
+        if after.state != "running":
+            self.gauges.metrics.promotions_total.labels(model, after.state).inc()
+
+    # parts ------------------------------------------------------------------------------------------------
+
+    def _bundle(self, model: str, version: int) -> Bundle | None:
+        if (model, version) not in self._bundles:
+            try:
+                self._bundles[model, version] = read_bundle(self.places.bundle(model, version))
+            except BundleCorrupt:
+                return None
+        return self._bundles[model, version]
+
+    def _explain(self, findings: list[Finding], champion: Bundle) -> None:
+        for finding in findings:
+            log.info("monitor.finding: %s is %s", finding.kind, finding.state, extra={"model": finding.model})
+            if self.settings.reports and finding.state in ("confirmed", "broken"):
+                rows = self.ledger.evidence(finding.model, "finding", limit=20)
+                found = [row.id for row in rows if row.body == finding.to_dict()]
+                self.reports.ask(finding.model, found[0] if found else 0, champion.contract)
+
+    def _project(self) -> None:
+        """MLflow's aliases follow the ledger, after the row is committed and outside this process."""
+        if self._projection is not None:
+            status = self._projection.poll()
+            if status is None:
+                return
+            self._projection = None
+            if status != 0:
+                self._projected = -1  # MLflow was away: again at the next revision seen
+        revision = self.ledger.revision()
+        if revision == self._projected or self.runs.busy:
+            return
+        self._projected = revision
+        arguments = ["retrain.aliases", f"--home={self.places.home}", f"--parent={os.getpid()}"]
+        arguments += [f"--ledger-url={self.places.ledger}", f"--tracking-uri={self.places.tracking}"]
+        log_file = self.places.home / "logs" / "aliases.txt"
+        self._projection = Child.start(arguments, log=log_file, seconds=120.0)
+
+    def _forget(self) -> None:
+        """Leadership changed: what is in memory may be stale, the ledger is not."""
+        self.runs.stop()
+        self._watches.clear()
+
+    # life -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Tick until `stop`. The clock's thread wakes this one; children must belong to a thread that stays."""
+        clock = Clock()
+        clock.every(self.settings.tick_s, self._wake.set)
+        clock.every(self.settings.lease_ttl_s / 3, self.leader.keep)
+        clock.start()
+        try:
+            while not self._stopping:
+                self._wake.wait()
+                self._wake.clear()
+                if not self._stopping:
+                    self._safe_tick()
+        finally:
+            clock.stop()
+            self.close()
+
+    def _safe_tick(self) -> None:
+        try:
+            self.tick()
+        except PereneError as error:  # the ledger is away: nothing can be decided, the next tick tries again
+            log.warning("retrain.tick_failed: %s", error, extra={"code": error.code})
+
+    def stop(self) -> None:
+        """Ask `run` to end; safe in a signal handler."""
+        self._stopping = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """Kill children (their runs are resumed later), give the lease back, close the ledger."""
+        self.runs.stop()
+        self.reports.stop()
+        if self._projection is not None:
+            self._projection.stop()
+        self.leader.release()
+        self.ledger.close()
+
+
+def create_worker(
+    settings: WorkerSettings,
+    home: Path,
+    *,
+    registry: CollectorRegistry | None = None,
+    wall: Callable[[], datetime] = _wall,
+) -> Worker:
+    """Wire one worker over the stores under `home`; nothing runs yet and no port is open."""
+    places = Places(home.resolve(), settings.ledger_url, settings.tracking_uri)
+    ledger = Ledger.open(places.ledger_url)
+    leader = Leader(ledger, f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}", settings.lease_ttl_s)
+    gauges = Gauges(WorkerMetrics(registry or CollectorRegistry()))
+    return Worker(settings, places, ledger, Lake(places.lake), leader, gauges, wall)
+
+
+def serve_metrics(worker: Worker) -> int:
+    """Open the worker's `/metrics`; returns the port."""
+    server, _ = start_http_server(
+        worker.settings.port, addr=worker.settings.host, registry=worker.gauges.metrics.registry
+    )
+    return int(server.server_port)

@@ -1,0 +1,217 @@
+"""The ledger on SQLite and on PostgreSQL: compare-and-swap, chains, leases, concurrent writers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from registry.errors import ConfigInvalid, LeaseLost, LedgerConflict, ModelUnknown, NameInvalid, StoreUnavailable
+from registry.keys import digest, new_key
+from registry.ledger import LEADER, Ledger
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    opened = Ledger.open(ledger_url)
+    yield opened
+    opened.close()
+
+
+def move(ledger: Ledger, revision: int, champion: int, token: int | None = None) -> None:
+    ledger.move("toy", expected_revision=revision, champion=champion, actor="me", reason="test", token=token)
+
+
+def test_moves_are_appended_and_the_last_one_counts(ledger: Ledger) -> None:
+    """Current state, history and as-of."""
+    move(ledger, 0, 1)
+    between = datetime.now(UTC)
+    move(ledger, 1, 2)
+    current = ledger.deployment("toy")
+    assert current is not None
+    assert (current.champion, current.revision) == (2, 2)
+    assert [d.champion for d in ledger.history("toy")] == [1, 2]
+    before = ledger.deployment("toy", as_of=between)
+    assert before is not None
+    assert before.champion == 1
+    assert ledger.deployment("other") is None
+
+
+def test_a_stale_revision_is_refused(ledger: Ledger) -> None:
+    """Compare-and-swap: the second of two deciders hears of the first."""
+    move(ledger, 0, 1)
+    with pytest.raises(LedgerConflict, match="moved meanwhile"):
+        move(ledger, 0, 2)
+
+
+def test_concurrent_movers_make_one_row_per_revision(ledger: Ledger) -> None:
+    """Eight threads race for every revision; exactly one wins each."""
+    wins: list[int] = []
+
+    def race(champion: int) -> None:
+        for revision in range(10):
+            try:
+                move(ledger, revision, champion)
+            except LedgerConflict:
+                continue
+            wins.append(revision)
+
+    threads = [threading.Thread(target=race, args=(n,)) for n in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    history = ledger.history("toy")
+    assert sorted(wins) == [d.revision - 1 for d in history]
+    assert len({d.revision for d in history}) == len(history)
+    assert ledger.verify() == []
+
+
+def test_rollback_walks_back_through_champions(ledger: Ledger) -> None:
+    """Back once, and back again; then there is nowhere to go."""
+    with pytest.raises(ModelUnknown):
+        ledger.rollback("toy", actor="me", reason="none yet")
+    for revision, champion in enumerate([1, 2, 3]):
+        move(ledger, revision, champion)
+    assert ledger.rollback("toy", actor="me", reason="bad").champion == 2
+    assert ledger.rollback("toy", actor="me", reason="worse").champion == 1
+    with pytest.raises(LedgerConflict, match="no earlier champion"):
+        ledger.rollback("toy", actor="me", reason="hopeless")
+
+
+def test_rollback_ends_a_trial(ledger: Ledger) -> None:
+    """A candidate does not survive a rollback."""
+    move(ledger, 0, 1)
+    move(ledger, 1, 2)
+    ledger.move(
+        "toy", expected_revision=2, champion=2, candidate=3, mode="ab", weight=0.5, actor="me", reason="trial"
+    )
+    back = ledger.rollback("toy", actor="me", reason="bad")
+    assert (back.champion, back.candidate, back.mode, back.weight) == (1, None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [{"candidate": 1, "mode": "ab"}, {"candidate": 2}, {"mode": "ab"}, {"candidate": 2, "mode": "ab", "weight": 1.5}],
+)
+def test_impossible_trials_are_refused(ledger: Ledger, trial: dict[str, object]) -> None:
+    """Champion against itself, half a trial, a share above one."""
+    with pytest.raises(LedgerConflict):
+        ledger.move("toy", expected_revision=0, champion=1, actor="me", reason="r", **trial)  # type: ignore[arg-type]
+
+
+def test_names_are_checked(ledger: Ledger) -> None:
+    """A name that climbs folders never reaches the ledger."""
+    with pytest.raises(NameInvalid):
+        ledger.move("../x", expected_revision=0, champion=1, actor="me", reason="r")
+
+
+def test_tampering_is_found(ledger: Ledger, ledger_url: str) -> None:
+    """A changed champion and a changed body of evidence break their chains."""
+    for revision in range(3):
+        move(ledger, revision, revision + 1)
+    ledger.record_evidence("toy", "gate", {"value": 0.5})
+    ledger.record_evidence("toy", "gate", {"value": 0.6})
+    assert ledger.verify() == []
+    engine = create_engine(ledger_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE perene_deployments SET champion = 9 WHERE revision = 2"))
+        connection.execute(text("UPDATE perene_evidence SET body = '{}' WHERE id = 1"))
+    engine.dispose()
+    problems = ledger.verify()
+    assert any("revision 2" in problem for problem in problems)
+    assert any("evidence 1" in problem for problem in problems)
+
+
+def test_a_removed_row_is_found(ledger: Ledger, ledger_url: str) -> None:
+    """Deleting a row breaks the chain after it."""
+    for revision in range(3):
+        move(ledger, revision, revision + 1)
+    engine = create_engine(ledger_url)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM perene_deployments WHERE revision = 2"))
+    engine.dispose()
+    assert ledger.verify() != []
+
+
+def test_only_one_holder_leads_and_the_stale_one_is_fenced(ledger: Ledger) -> None:
+    """A worker that slept through its lease cannot write any more."""
+    first = ledger.acquire(LEADER, "a", ttl_seconds=30)
+    assert first is not None
+    assert ledger.acquire(LEADER, "b", ttl_seconds=30) is None
+    assert ledger.renew(LEADER, "a", first, ttl_seconds=0.0)
+    second = ledger.acquire(LEADER, "b", ttl_seconds=30)
+    assert second is not None
+    assert second > first
+    assert not ledger.renew(LEADER, "a", first, ttl_seconds=30)
+    for write in (
+        lambda: move(ledger, 0, 1, token=first),
+        lambda: ledger.record_evidence("toy", "gate", {}, token=first),
+        lambda: ledger.record_run("r", "toy", status="running", step="train", body={}, token=first),
+        lambda: ledger.save_state("monitor/toy", b"x", token=first),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    move(ledger, 0, 1, token=second)
+
+
+def test_runs_and_experiments_show_their_latest_row(ledger: Ledger) -> None:
+    """Append-only below, one row each above."""
+    ledger.record_run("r1", "toy", status="running", step="train", body={"n": 1})
+    ledger.record_run("r2", "toy", status="running", step="train", body={})
+    ledger.record_run("r1", "toy", status="done", step="end", body={"n": 2})
+    runs = ledger.runs("toy")
+    assert [(r.run_id, r.status) for r in runs] == [("r2", "running"), ("r1", "done")]
+    assert runs[1].body == {"n": 2}
+    assert runs[1].started_at <= runs[1].at
+    ledger.record_experiment("e1", "toy", state="running", stage="shadow", body={})
+    ledger.record_experiment("e1", "toy", state="promoted", stage="done", body={})
+    assert [(e.experiment_id, e.state) for e in ledger.experiments()] == [("e1", "promoted")]
+
+
+def test_state_is_replaced(ledger: Ledger) -> None:
+    """A key/value store for the monitors."""
+    assert ledger.load_state("x") is None
+    ledger.save_state("x", b"1")
+    ledger.save_state("x", b"\x00\xff")
+    assert ledger.load_state("x") == b"\x00\xff"
+
+
+def test_keys_are_stored_as_digests_and_revoked_by_a_row(ledger: Ledger) -> None:
+    """The secret is nowhere in the ledger."""
+    secret, record = new_key("app", {"predict"}, {"toy"})
+    before = ledger.revision()
+    ledger.add_key(record)
+    assert ledger.revision() > before
+    assert ledger.keys() == [record]
+    assert digest(secret) == record.sha256
+    assert secret not in repr(ledger.keys())
+    ledger.revoke_key(record.id)
+    assert ledger.keys()[0].revoked
+    with pytest.raises(ModelUnknown):
+        ledger.revoke_key("nobody")
+
+
+def test_reopening_finds_everything(ledger: Ledger, ledger_url: str) -> None:
+    """Tables are created once."""
+    move(ledger, 0, 1)
+    other = Ledger.open(ledger_url)
+    assert other.deployments()["toy"].champion == 1
+    other.close()
+
+
+def test_a_future_schema_and_a_wrong_address_are_refused(ledger: Ledger, ledger_url: str) -> None:
+    """Nothing is half-opened."""
+    engine = create_engine(ledger_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO perene_schema VALUES (99)"))
+    engine.dispose()
+    with pytest.raises(ConfigInvalid, match="newer"):
+        Ledger.open(ledger_url)
+    with pytest.raises(ConfigInvalid):
+        Ledger.open("nonsense")
+    with pytest.raises(StoreUnavailable):
+        Ledger.open("postgresql+psycopg://nobody@127.0.0.1:1/none")
