@@ -98,7 +98,7 @@ def _data_flags(checks: Sequence[Check], alpha: float) -> Flags:
     return Flags(
         {f"{c.column}:{c.fault}" for c in passed if c.breaks},
         {f"{c.column}:{c.fault}" for c in passed if c.breaks and c.hard},
-        unsettled=any(not c.breaks for c in passed),
+        odd=any(not c.breaks for c in passed),
     )
 
 

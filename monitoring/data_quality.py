@@ -55,7 +55,8 @@ def check_column(name: str, spec: dict[str, Any], counts: npt.ArrayLike) -> list
     n, m = int(w.sum()), int(q.sum())
     if n == 0 or m == 0:
         return []
-    found = [_excess(name, "null", (int(w[NULL]), n), (int(q[NULL]), m))]
+    peak = float(spec.get("null_peak", 0.0))
+    found = [_excess(name, "null", (int(w[NULL]), n), (int(q[NULL]), m), peak)]
     if spec["kind"] == "category":
         if not spec.get("open"):
             found.append(_unseen(name, w, q))
@@ -98,21 +99,24 @@ def record_p(k: int, n: int, m: int) -> float:
     return float(np.exp(logs))
 
 
-def _excess(name: str, fault: Fault, new: tuple[int, int], old: tuple[int, int]) -> Check:
+def _excess(name: str, fault: Fault, new: tuple[int, int], old: tuple[int, int], peak: float = 0.0) -> Check:
     """Nulls or infinities: Fisher's test, and a floor of 2 points or half the rarer side of the reference.
 
-    A column that is null in 78 % of rows moves by points every day; one that is never null does not.
+    A column that is null in 78 % of rows moves by points every day; one that is never null does not. Nor does a
+    share count that a block of the reference's own rows reached (`peak`): wind gusts are null on every calm day.
+    Only an all-null window passes that floor anyway, and then has to repeat itself.
     """
     share, expected = new[0] / new[1], old[0] / old[1]
     rise = max(NULL_FLOOR, 0.5 * min(expected, 1.0 - expected))
+    floor = min(max(expected + rise, peak + NULL_FLOOR), 1.0)
     return Check(
         name,
         fault,
         share,
         expected,
         fisher_p(new[0], new[1], old[0], old[1]),
-        share >= expected + min(rise, 1.0 - expected) and share > expected,
-        share >= expected + HARD_LIMIT,
+        share >= floor and share > expected,
+        share >= max(expected, peak) + HARD_LIMIT,
     )
 
 

@@ -124,7 +124,7 @@ def use(book: Book, due: list[tuple[str, Held]], output: Output, cap: float) -> 
         errors = -np.log(np.clip(values[np.arange(len(index)), index], LEAST_PROBABILITY, 1.0))
     matured = []
     for (_, label), m, loss, error in zip(due, made, losses.tolist(), errors.tolist(), strict=True):
-        m.used = True
+        m.used, m.values = True, []
         if math.isnan(loss):
             book.tally.unusable += 1
         else:

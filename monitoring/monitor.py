@@ -148,7 +148,7 @@ class Monitor:
         at = tables.seconds(rows, "_at")
         mine = tables.floats(rows, "_version") == s.version
         outputs = tables.outputs(rows, self._contract.output)
-        scores = tables.scores(self._contract.output, outputs)
+        scores = tables.scores(self._contract.output, outputs, self._specs[SCORE]["kind"])
         columns = {n: tables.feature(rows, n, v["kind"]) for n, v in self._reference["columns"].items()}
 
         def count(first: int, last: int) -> dict[str, list[int]]:

@@ -67,8 +67,10 @@ def outputs(table: pa.Table, output: Output) -> Floats:
     return np.array(rows, np.float64).reshape(len(rows), k)
 
 
-def scores(output: Output, values: Floats) -> npt.NDArray[Any]:
-    """The watched value of each row of `outputs`, null where it is missing."""
+def scores(output: Output, values: Floats, kind: Literal["number", "category"]) -> npt.NDArray[Any]:
+    """The watched value of each row of `outputs`, in the kind its reference has, null where it is missing."""
+    if kind == "number":
+        return values[:, -1]  # the prediction, or the last class's probability
     found = score_values(output, values)
     if found.dtype == object:
         found[np.isnan(values).any(axis=1)] = None

@@ -29,7 +29,9 @@ class Flags:
     names: Collection[str] = ()
     immediate: Collection[str] = ()
     unsettled: bool = False
-    """Something short of a flag: reason to watch, and not calm."""
+    """Nearly a flag: not calm, so a confirmed state stands."""
+    odd: bool = False
+    """Something of another kind, worth watching: it neither alarms nor keeps an alarm up."""
 
 
 class Verdict(msgspec.Struct):
@@ -59,7 +61,7 @@ def advance(verdict: Verdict, flags: Flags, rule: Rule) -> Verdict:
         calm = 0 if restless else verdict.calm + 1
         if calm < rule.clear:
             return Verdict(rule.alarm, verdict.severity, recent, calm)
-        return Verdict("ok", "none", [], 0)
+        return Verdict("watch" if flags.odd else "ok", "none", [], 0)
     if alarmed:
         return Verdict(rule.alarm, verdict.severity, recent, 0)
-    return Verdict("watch" if any(recent) or flags.unsettled else "ok", "none", recent, 0)
+    return Verdict("watch" if any(recent) or flags.unsettled or flags.odd else "ok", "none", recent, 0)

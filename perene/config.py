@@ -8,25 +8,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from monitoring.settings import MonitoringSettings
 from registry.errors import ConfigInvalid
 from registry.names import check_name
-from retrain.settings import RetrainSettings
+from retrain.settings import RetrainSettings, WatchSettings
 from serving.settings import ServingSettings
 
 FILE = "perene.toml"
-
-
-class ModelSettings(BaseModel):
-    """What one model's table may say."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    retrain: RetrainSettings | None = None
-    monitoring: MonitoringSettings = MonitoringSettings()
 
 
 class Settings(BaseSettings):
@@ -41,7 +32,7 @@ class Settings(BaseSettings):
     tracking_uri: str = ""
     worker_port: int = Field(default=8002, ge=1, le=65535)
     serving: ServingSettings = ServingSettings()
-    models: dict[str, ModelSettings] = {}
+    models: dict[str, WatchSettings] = {}
 
     @classmethod
     def settings_customise_sources(
@@ -116,7 +107,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     kind: type[BaseModel] = Settings
     for part in location[:-1]:
         if kind is Settings and part == "models":
-            kind = ModelSettings
+            kind = WatchSettings
         elif part in ("serving", "retrain", "monitoring"):
             kind = {"serving": ServingSettings, "retrain": RetrainSettings, "monitoring": MonitoringSettings}[str(part)]
     return list(kind.model_fields)

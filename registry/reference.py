@@ -22,6 +22,7 @@ from registry.contract import Contract, Output
 MAX_CATEGORIES: Final = 50
 MAX_OTHERS: Final = 1000
 QUANTILES: Final = 10
+BLOCK: Final = 100
 NULL: Final = 0
 INFINITE: Final = 1
 BELOW: Final = 2
@@ -52,18 +53,20 @@ def build_reference(
     does not hold them.
 
     Args:
-        frame: the validation rows, a pandas frame or a mapping of arrays.
+        frame: the validation rows, a pandas frame or a mapping of arrays; in order of time if they have one,
+            because `null_peak` learns from it how nulls clump.
         score: predictions [N] of a regression, probabilities [N, K] of a classification.
         losses: bounded loss of each row (`registry.loss`).
         cap: the loss cap, in units of the label.
         metrics: metric values on the rows; "mae" or "log_loss" is kept, else the first.
         window: first and last event time of the rows, ISO 8601.
     """
-    columns = {
-        c.name: _category(texts(frame[c.name])) if c.dtype == "string" else _number(numbers(frame[c.name]))
-        for c in contract.columns
-        if c.policy == "store"
-    }
+    columns = {}
+    for c in contract.columns:
+        if c.policy == "store":
+            data = texts(frame[c.name]) if c.dtype == "string" else numbers(frame[c.name])
+            columns[c.name] = _category(data) if c.dtype == "string" else _number(data)
+            columns[c.name]["null_peak"] = _null_peak(data)
     values = score_values(contract.output, score)
     spec = _number(values) if values.dtype != object else _category(values)
     loss = np.asarray(losses, np.float64)
@@ -173,6 +176,15 @@ def _count_numbers(spec: Spec, values: Floats) -> Counts:
     bins[np.isinf(values)] = INFINITE
     bins[np.isnan(values)] = NULL
     return np.bincount(bins, minlength=FIRST_NUMBER + len(edges) + 1).astype(np.int64)
+
+
+def _null_peak(values: npt.NDArray[Any]) -> float:
+    """Largest null share among blocks of consecutive rows: real nulls clump, and a test must know how much."""
+    null = np.array([_missing(value) for value in values.tolist()], np.float64)
+    whole = len(null) // BLOCK * BLOCK
+    if not whole:
+        return float(null.mean()) if len(null) else 0.0
+    return float(null[:whole].reshape(-1, BLOCK).mean(axis=1).max())
 
 
 def _category(values: npt.NDArray[Any]) -> Spec:

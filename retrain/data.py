@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from monitoring.lake import Lake
 
+from monitoring.lake import Lake
 from registry.contract import Contract
 from registry.errors import ConfigInvalid, TrainingFailed
 from retrain.places import Places

@@ -39,6 +39,8 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
+    """One candidate against one champion; `cap` is the loss cap of the champion, used for both."""
+
     experiment_id: str
     champion: int
     candidate: int
@@ -49,10 +51,12 @@ class Trial:
     cap: float
 
     def to_dict(self) -> dict[str, Any]:
+        """The JSON form kept in rows of the ledger."""
         return {**asdict(self), "started": self.started.isoformat()}
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Trial:
+        """Read the JSON form."""
         return cls(
             experiment_id=body["experiment_id"],
             champion=int(body["champion"]),
@@ -65,6 +69,7 @@ class Trial:
         )
 
     def at_stage(self, stage: Literal["shadow", "ab"]) -> Trial:
+        """The same trial in another stage."""
         return replace(self, stage=stage)
 
 
@@ -75,6 +80,7 @@ class ShadowStats:
     d: NDArray[np.float32]
 
     def to_dict(self) -> dict[str, Any]:
+        """Every difference, compressed: a bet cannot be recomputed from sums."""
         raw = np.asarray(self.d, dtype="<f4").tobytes()
         return {"stage": "shadow", "d": base64.b64encode(zlib.compress(raw)).decode("ascii")}
 
@@ -87,6 +93,7 @@ class AbStats:
     exposed: tuple[int, int]
 
     def to_dict(self) -> dict[str, Any]:
+        """Sufficient statistics of each stratum."""
         return {"stage": "ab", "strata": [s.to_list() for s in self.strata], "exposed": list(self.exposed)}
 
 

@@ -31,10 +31,12 @@ class Gate:
     inputs: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
+        """The JSON form kept as evidence."""
         return {"gate": self.gate, "verdict": self.verdict, "reason": self.reason, "inputs": self.inputs}
 
 
 def passed(gates: Sequence[Gate]) -> bool:
+    """Whether there are gates and all of them passed."""
     return bool(gates) and all(g.verdict == "pass" for g in gates)
 
 
@@ -84,6 +86,7 @@ class PairedSample:
         candidate: NDArray[np.float64],
         blocks: NDArray[np.int64] | None = None,
     ) -> PairedSample:
+        """Sum the differences of each block; without `blocks` all rows are one."""
         d = np.asarray(champion, dtype=np.float64) - np.asarray(candidate, dtype=np.float64)
         which = np.zeros(d.size, dtype=np.int64) if blocks is None else np.asarray(blocks, dtype=np.int64)
         _, index = np.unique(which, return_inverse=True)
@@ -93,10 +96,12 @@ class PairedSample:
 
     @property
     def n(self) -> int:
+        """Rows."""
         return sum(b[0] for b in self.blocks)
 
     @property
     def mean(self) -> float:
+        """Mean difference."""
         return sum(b[1] for b in self.blocks) / self.n if self.n else 0.0
 
     def standard_error(self) -> tuple[float, int]:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from monitoring.catalogue import STAGES, STATES
 from monitoring.metrics import WorkerMetrics
 from retrain.experiments import Decision
 
 __all__ = ["Gauges"]
 
-_DRIFT = {"ok": 0, "watch": 1, "confirmed": 2, "insufficient": 3, "broken": 4}
-_STAGE = {"shadow": 1, "canary": 2, "ab": 3}
+_DRIFT = STATES
+_STAGE = STAGES
 #: Prometheus takes infinity, people do not: e-values are shown up to this.
 LARGEST = 1e12
 

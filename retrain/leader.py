@@ -14,11 +14,17 @@ LEASE = "leader"
 class Leases(Protocol):
     """The part of the ledger that hands out leases."""
 
-    def acquire(self, name: str, holder: str, ttl_seconds: float) -> int | None: ...
+    def acquire(self, name: str, holder: str, ttl_seconds: float) -> int | None:
+        """A fencing token, or None while another holds it."""
+        ...
 
-    def renew(self, name: str, holder: str, token: int, ttl_seconds: float) -> bool: ...
+    def renew(self, name: str, holder: str, token: int, ttl_seconds: float) -> bool:
+        """Extend; False when it was lost."""
+        ...
 
-    def release(self, name: str, holder: str, token: int) -> None: ...
+    def release(self, name: str, holder: str, token: int) -> None:
+        """Give it back."""
+        ...
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from registry.ledger import Deployment, Ledger, Run
@@ -32,7 +32,6 @@ def facts(
         in_trial=any(e.state == "running" for e in ledger.experiments(model, limit=5)),
         data_quality=states.get("data_quality", "insufficient"),
         performance=states.get("performance", "insufficient"),
-        performance_at=None,
         schedule_due=_due(settings, watch, past),
         requested_at=request[0] if request else None,
         request_reason=request[1] if request else "manual",
@@ -73,7 +72,7 @@ def drift_since(ledger: Ledger, model: str, champion: int) -> datetime | None:
         if body["kind"] == "performance" and body["state"] == "confirmed":
             if body["detail"].get("version") != champion:
                 return None
-            return datetime.fromisoformat(body["detail"].get("since") or body["at"]) - timedelta(days=1)
+            return datetime.fromisoformat(body["detail"].get("since") or body["at"])
     return None
 
 

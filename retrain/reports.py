@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from monitoring.lake import Lake
 
+from monitoring.lake import Lake
 from registry.contract import Contract
 from retrain.places import Places
 from retrain.process import Child

@@ -64,8 +64,9 @@ def ab_stats(joined: pa.Table, *, output: Output, cap: float, champion: int, can
         return AbStats((), (0, 0))
     version = rows.column("_version").to_numpy(zero_copy_only=False)
     treated = version == candidate
-    entity = rows.column("_entity").to_numpy(zero_copy_only=False).astype(object)
-    unit = np.where(entity == "", rows.column("_id").to_numpy(zero_copy_only=False), entity).astype(str)
+    # without an entity each request is a unit of its own
+    pairs = zip(rows.column("_entity").to_pylist(), rows.column("_id").to_pylist(), strict=True)
+    unit = np.array([entity or identifier for entity, identifier in pairs], dtype=str)
     exposed = (np.unique(unit[~treated]).size, np.unique(unit[treated]).size)
     day = rows.column("_at").cast(pa.int64()).to_numpy(zero_copy_only=False) // 86_400_000_000
     loss = np.full(rows.num_rows, np.nan)

@@ -42,7 +42,7 @@ def next_fire(cron: str, after: datetime) -> datetime:
 
 
 class Clock:
-    """Calls functions at intervals from a background thread. Jobs live in memory: leases and schedules are the ledger's."""
+    """Calls functions at intervals from a background thread; jobs live in memory, leases in the ledger."""
 
     def __init__(self) -> None:
         self._scheduler = BackgroundScheduler(jobstores={"default": MemoryJobStore()}, timezone=UTC)

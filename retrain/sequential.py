@@ -17,7 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, log_ndtr
 
-__all__ = ["Interval", "Score", "Stratum", "interval", "log_e", "log_paired_e", "log_srm_e", "rho", "score"]
+__all__ = [
+    "Interval",
+    "Score",
+    "Stratum",
+    "interval",
+    "log_e",
+    "log_harm_e",
+    "log_paired_e",
+    "log_srm_e",
+    "paired_path",
+    "rho",
+    "score",
+]
 
 #: A stratum counts once both arms hold this many units: below it the estimated variance is too optimistic.
 MIN_STRATUM = 10
@@ -36,10 +48,12 @@ class Stratum:
     sq_c: float
 
     def to_list(self) -> list[Any]:
+        """The JSON form kept as evidence."""
         return [self.key, self.n_t, self.sum_t, self.sq_t, self.n_c, self.sum_c, self.sq_c]
 
     @classmethod
     def from_list(cls, row: Sequence[Any]) -> Stratum:
+        """Read the JSON form."""
         key, n_t, sum_t, sq_t, n_c, sum_c, sq_c = row
         return cls(str(key), int(n_t), float(sum_t), float(sq_t), int(n_c), float(sum_c), float(sq_c))
 
@@ -56,11 +70,14 @@ class Score:
 
     @property
     def effect(self) -> float:
+        """Weighted mean difference of the strata."""
         return self.s / self.w if self.w > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
+    """Bounds of an effect."""
+
     lower: float
     upper: float
 
@@ -121,21 +138,26 @@ def interval(found: Score, alpha: float, rho_: float) -> Interval:
     return Interval(max(found.effect - half, -1.0), min(found.effect + half, 1.0))
 
 
-def log_paired_e(d: NDArray[np.float64], m0: float) -> float:
-    """Log wealth of betting against H0: E[d] <= m0 for d in [-1, 1], in the order given.
+def paired_path(d: NDArray[np.float64], m0: float) -> NDArray[np.float64]:
+    """Log wealth after each difference, betting against H0: E[d] <= m0 for d in [-1, 1], in the order given.
 
     Each bet uses the past only: lambda = clip((mean - m0) / (var + (mean - m0)^2), 0, 0.5 / (1 + m0)).
     """
     x = np.asarray(d, dtype=np.float64) - m0
-    if x.size == 0:
-        return 0.0
     n = np.arange(x.size, dtype=np.float64)  # how many are past
-    past = np.concatenate(([0.0], np.cumsum(x)[:-1]))
-    past_sq = np.concatenate(([0.0], np.cumsum(x * x)[:-1]))
+    past = np.cumsum(x) - x
+    past_sq = np.cumsum(x * x) - x * x
     mean = past / (n + 1.0)  # shrunk to the null by one observation
     var = np.maximum((past_sq + 0.25) / (n + 1.0) - mean * mean, 1e-12)
     bet = np.clip(mean / (var + mean * mean), 0.0, 0.5 / (1.0 + m0))
-    return float(np.log1p(bet * x).sum())
+    path: NDArray[np.float64] = np.cumsum(np.log1p(bet * x))
+    return path
+
+
+def log_paired_e(d: NDArray[np.float64], m0: float) -> float:
+    """Log e-value of paired differences: the last value of `paired_path`."""
+    path = paired_path(d, m0)
+    return float(path[-1]) if path.size else 0.0
 
 
 def log_srm_e(counts: Sequence[int], shares: Sequence[float], concentration: float = 100.0) -> float:

@@ -33,27 +33,29 @@ class RetrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trainer: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function of train(frame) -> estimator")
-    loader: str | None = Field(None, pattern=r"^[\w.]+:\w+$", description="module:function of load(window) -> frame")
+    loader: str | None = Field(
+        default=None, pattern=r"^[\w.]+:\w+$", description="module:function of load(window) -> frame"
+    )
     target: str = Field(description="name of the label's column in the training frame")
-    schedule: str | None = Field(None, description="cron with five fields, in UTC of the model's clock")
+    schedule: str | None = Field(default=None, description="cron with five fields, in UTC of the model's clock")
     windows: tuple[str, ...] = ("90d", "since-drift", "expanding")
     holdout: Duration = timedelta(days=14)
     maturity: Duration = timedelta(days=1)
-    min_labels: int = Field(500, ge=30)
-    max_rows: int = Field(90_000, ge=100, description="rows a trainer gets at most; a seeded sample beyond")
-    margin: float = Field(0.01, gt=0, lt=0.5, description="non-inferiority margin in units of bounded loss")
-    alpha: float = Field(0.05, gt=0, le=0.2)
+    min_labels: int = Field(default=500, ge=30)
+    max_rows: int = Field(default=90_000, ge=100, description="rows a trainer gets at most; a seeded sample beyond")
+    margin: float = Field(default=0.01, gt=0, lt=0.5, description="non-inferiority margin in units of bounded loss")
+    alpha: float = Field(default=0.05, gt=0, le=0.2)
     freshness: bool = Field(default=False, description="a scheduled successor need only be no worse")
     cooldown: Duration = timedelta(days=7)
     clock: Literal["wall", "event"] = "wall"
     seed: int = 0
-    shadow_labels: int = Field(300, ge=30, description="paired labels before shadow may end")
-    ab_weight: float = Field(0.5, gt=0, lt=1)
-    ab_min_per_arm: int = Field(300, ge=30)
-    ab_planned_per_arm: int = Field(3_000, ge=100)
+    shadow_labels: int = Field(default=300, ge=30, description="paired labels before shadow may end")
+    ab_weight: float = Field(default=0.5, gt=0, lt=1)
+    ab_min_per_arm: int = Field(default=300, ge=30)
+    ab_planned_per_arm: int = Field(default=3_000, ge=100)
     experiment_limit: Duration = timedelta(days=30)
-    training_timeout_s: float = Field(900.0, gt=0)
-    training_memory_mb: int = Field(8_192, ge=256)
+    training_timeout_s: float = Field(default=900.0, gt=0)
+    training_memory_mb: int = Field(default=8_192, ge=256)
     promotion: Literal["auto", "approve", "manual"] = "auto"
 
     @field_validator("windows")
@@ -83,9 +85,9 @@ class WorkerSettings(BaseModel):
 
     models: dict[str, WatchSettings] = {}
     host: str = "127.0.0.1"
-    port: int = Field(8002, ge=0, le=65_535, description="of /metrics; 0 takes a free one")
-    tick_s: float = Field(1.0, gt=0)
-    lease_ttl_s: float = Field(10.0, gt=0.5)
+    port: int = Field(default=8002, ge=0, le=65_535, description="of /metrics; 0 takes a free one")
+    tick_s: float = Field(default=1.0, gt=0)
+    lease_ttl_s: float = Field(default=10.0, gt=0.5)
     ledger_url: str = ""
     tracking_uri: str = ""
     reports: bool = Field(default=True, description="write an Evidently report when a finding is confirmed")

@@ -6,14 +6,14 @@ the deployment how far it came, so nothing is decided twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from monitoring.lake import Lake
 
+from monitoring.lake import Lake
 from registry.bundle import Bundle
 from registry.errors import LedgerConflict
 from registry.ledger import Deployment, Experiment, Ledger
@@ -60,8 +60,9 @@ class Trials:
 
     ledger: Ledger
     lake: Lake
+    _looked: dict[str, tuple[str | int, ...]] = field(default_factory=dict, init=False)
 
-    def begin(self, done: Concluded, settings: RetrainSettings, *, token: int) -> Trial | None:
+    def begin(self, done: Concluded, settings: RetrainSettings, now: datetime, *, token: int) -> Trial | None:
         """Write down the intent to try the run's version; `tend` then makes the move."""
         result = done.result
         if result is None or result.outcome != "candidate" or result.version is None:
@@ -75,7 +76,7 @@ class Trials:
             candidate=result.version,
             reason=reason,
             stage="shadow",
-            started=done.spec.now,
+            started=now,
             policy=Policy(
                 margin=settings.margin,
                 alpha=settings.alpha,
@@ -135,9 +136,14 @@ class Trials:
         if made is not None:  # decided before a crash, not yet carried out
             self._carry_out(deployment, trial, made[1], made[0], now, token)
             return made[1]
+        seen = (trial.stage, *(len(self.lake.files(model, kind)) for kind in ("prediction", "shadow", "label")))
+        in_time = now - trial.started < timedelta(seconds=trial.policy.limit_s)
+        if in_time and self._looked.get(trial.experiment_id) == seen:
+            return None  # nothing arrived since the last look
         stats = self._stats(model, trial, champion, token)
         decision = advance(trial, stats, now)
         if decision.action in ("continue", "pause"):
+            self._looked[trial.experiment_id] = seen
             return decision
         if decision.action == "promote" and settings.promotion == "approve" and not self._approved(model, trial):
             return Decision("continue", f"{decision.reason}; it waits for approval", decision.facts)

@@ -34,7 +34,6 @@ class Facts:
     in_trial: bool
     data_quality: str
     performance: str
-    performance_at: datetime | None
     schedule_due: datetime | None
     requested_at: datetime | None
     request_reason: str
@@ -67,7 +66,7 @@ def breaker_open(past: Sequence[PastRun]) -> bool:
 
 
 def decide(facts: Facts, *, cooldown: timedelta, min_labels: int) -> Trigger:
-    """Choose a reason, then let the brakes speak. A human's request passes cooldown and backoff, not the data brakes."""
+    """Choose a reason, then let the brakes speak. A human passes cooldown, not the data brakes."""
     reason, why = _reason(facts)
     if reason is None:
         return Trigger(None, why)

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-from monitoring.lake import Lake
 
 from monitoring.findings import Finding
+from monitoring.lake import Lake
 from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
 from registry.bundle import Bundle

@@ -26,6 +26,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class NamedWindow:
+    """A training window and the setting it comes from."""
+
     name: str
     window: Window
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from monitoring.lake import Lake
 from prometheus_client import CollectorRegistry, start_http_server
 
 from monitoring.findings import Finding
+from monitoring.lake import Lake
 from monitoring.metrics import WorkerMetrics
 from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
@@ -136,7 +136,7 @@ class Worker:
         """Run, trial and trigger of one model, in the order in which one leads to the next."""
         done = self.runs.tend(model, token=token)
         if done is not None:
-            self._conclude(done, settings, token)
+            self._conclude(done, settings, now, token)
         self._try(model, deployment, champion, settings, now, token)
         ended = self.trials.ended_at(model)
         facts = occasion.facts(self.ledger, watch, settings, now, busy=self.runs.busy, ended_at=ended)
@@ -159,10 +159,10 @@ class Worker:
         )
         self.runs.begin(spec, token=token)
 
-    def _conclude(self, done: Concluded, settings: RetrainSettings, token: int) -> None:
+    def _conclude(self, done: Concluded, settings: RetrainSettings, now: datetime, token: int) -> None:
         """Intent first (the trial's row), the run's last row after: a crash between repeats the first harmlessly."""
         m, model = self.gauges.metrics, done.run.model
-        self.trials.begin(done, settings, token=token)
+        self.trials.begin(done, settings, now, token=token)
         self.runs.close_run(done, token=token)
         result = "failed" if done.result is None else "done"
         m.retrain_runs_total.labels(model, done.spec.reason, result).inc()

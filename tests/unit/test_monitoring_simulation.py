@@ -27,7 +27,7 @@ simulate = _load()
 
 @pytest.mark.parametrize("n", [100, 500])
 def test_no_drift_no_alarm_where_the_usual_rule_alarms(n: int) -> None:
-    """M1 reduced: 20 features, 2 x 80 windows. The control, PSI > 0.1 uncorrected, alarms on the same stream at n = 100."""
+    """M1 reduced: 20 features, 2 x 80 windows. PSI > 0.1 uncorrected alarms on the same stream."""
     runs = [simulate.run(simulate.normal(), simulate.normal(), seed=s, n=n, windows=80) for s in range(2)]
     assert [(r.drift, r.broken) for r in runs] == [([], [])] * 2
     if n == 100:

@@ -91,6 +91,13 @@ def test_many_levels_are_counted_on_other_rows_than_they_were_chosen_on() -> Non
     assert counts[UNSEEN] == 0
 
 
+def test_the_null_peak_is_the_worst_block() -> None:
+    """Ten nulls in a row of 100 rows are a peak of a tenth, however many rows follow."""
+    values = np.zeros(1000)
+    values[200:210] = np.nan
+    assert specs(x=values)["x"]["null_peak"] == 0.1
+
+
 def test_columns_that_may_not_be_stored_are_not_described() -> None:
     """Values of a hashed or dropped column do not leave training through the reference."""
     contract = Contract(

@@ -1,0 +1,2 @@
+-- MLflow keeps its tables apart from the ledger.
+CREATE DATABASE mlflow;

@@ -1,0 +1,105 @@
+"""The shipper's side of a spool file: choose a range, remember the choice, read it, delete it.
+
+The chosen range is a row of the spool itself, committed before anything is written elsewhere. Rows are only ever
+added behind the last one, so after a crash the same range holds the same rows and gives the same files.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from monitoring.spool import connect
+from registry.contract import Contract
+
+__all__ = ["Range", "SpoolReader"]
+
+MAX_ROWS = 20_000
+"""Most rows in one range: bounds the shipper's memory and how long its delete holds the write lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Sequence numbers first..last (both included) of one spool."""
+
+    first: int
+    last: int
+
+
+class SpoolReader:
+    """Reads and empties one spool file, whose writer may be alive in another process."""
+
+    def __init__(self, path: Path) -> None:
+        self.boot = path.stem
+        self._db = connect(path)
+
+    def seal(self, *, min_rows: int, max_age_s: float, now: float) -> Range | None:
+        """The range to ship next: the one chosen before a crash, or a new one, or None when nothing is due.
+
+        A range is due when `min_rows` rows wait or the oldest is older than `max_age_s` at `now` (unix seconds).
+        """
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            chosen = self._chosen() or self._due(min_rows, max_age_s, now)
+            if chosen is not None:
+                self._db.execute("INSERT OR IGNORE INTO ranges VALUES (?, ?)", (chosen.first, chosen.last))
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            self._abandon()
+            raise
+        return chosen
+
+    def _chosen(self) -> Range | None:
+        row = self._db.execute("SELECT first, last FROM ranges ORDER BY first LIMIT 1").fetchone()
+        return Range(*row) if row else None
+
+    def _due(self, min_rows: int, max_age_s: float, now: float) -> Range | None:
+        oldest = self._db.execute("SELECT seq, stored FROM events ORDER BY seq LIMIT 1").fetchone()
+        if oldest is None:
+            return None
+        first, stored = oldest
+        if now - stored < max_age_s and self._nth(min_rows) is None:
+            return None
+        last = self._nth(MAX_ROWS) or self._db.execute("SELECT max(seq) FROM events").fetchone()[0]
+        return Range(first, last)
+
+    def _nth(self, count: int) -> int | None:
+        """Sequence number of the waiting row number `count`, counted from one."""
+        row = self._db.execute("SELECT seq FROM events ORDER BY seq LIMIT 1 OFFSET ?", (max(count, 1) - 1,)).fetchone()
+        return int(row[0]) if row else None
+
+    def rows(self, chosen: Range) -> list[tuple[int, bytes]]:
+        """The events of a range as (sequence number, encoded event)."""
+        query = "SELECT seq, body FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq"
+        return self._db.execute(query, (chosen.first, chosen.last)).fetchall()
+
+    def contracts(self) -> dict[tuple[str, int], Contract]:
+        """Contracts by (model, version) that the writer registered."""
+        rows = self._db.execute("SELECT model, version, body FROM contracts ORDER BY model, version")
+        return {(model, version): Contract.from_dict(msgspec.json.decode(body)) for model, version, body in rows}
+
+    def delete(self, chosen: Range) -> None:
+        """Forget a range whose files are safe in the lake: rows and choice in one transaction."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.execute("DELETE FROM events WHERE seq BETWEEN ? AND ?", (chosen.first, chosen.last))
+            self._db.execute("DELETE FROM ranges WHERE first = ?", (chosen.first,))
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def empty(self) -> bool:
+        """Whether no event is left."""
+        return self._db.execute("SELECT 1 FROM events LIMIT 1").fetchone() is None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()

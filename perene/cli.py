@@ -1,0 +1,305 @@
+"""The `perene` command. Data goes to stdout, talk to stderr; exit codes: 0 done, 1 refused, 2 wrong use."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from perene import __version__
+from perene.config import Settings, load
+from perene.output import emit, fail, progress, say
+from registry.errors import ConfigInvalid, NameInvalid, PereneError
+
+P = ParamSpec("P")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)
+grafana_app = typer.Typer(no_args_is_help=True, help="Dashboards for Grafana.")
+app.add_typer(grafana_app, name="grafana")
+
+Home = Annotated[Path | None, typer.Option(help="Folder of the embedded stores.", envvar="PERENE_HOME")]
+Config = Annotated[Path | None, typer.Option(help="Another file than ./perene.toml.", envvar="PERENE_CONFIG")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Url = Annotated[str, typer.Option(help="The server.", envvar="PERENE_URL")]
+Key = Annotated[str, typer.Option(help="API key; by default this machine's own.", envvar="PERENE_KEY")]
+LOCAL_URL = "http://127.0.0.1:8000"
+
+
+def main() -> None:
+    """Entry point: every error of ours becomes a message with the fix and an exit code."""
+    os.environ["DO_NOT_TRACK"] = "true"  # mlflow and evidently report usage otherwise
+    as_json = "--json" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except PereneError as error:
+        fail(error, as_json=as_json)
+        sys.exit(2 if isinstance(error, (ConfigInvalid, NameInvalid)) else 1)
+
+
+def _settings(home: Path | None, config: Path | None) -> Settings:
+    return load(config, home=home)
+
+
+def _examples(*lines: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Put examples first in a command's help."""
+
+    def decorate(function: Callable[P, None]) -> Callable[P, None]:
+        shown = "\n\n".join(f"`{line}`" for line in lines)
+
+        @wraps(function)
+        def command(*args: P.args, **kwargs: P.kwargs) -> None:
+            function(*args, **kwargs)
+
+        command.__doc__ = f"{function.__doc__}\n\n**Examples**\n\n{shown}"
+        return command
+
+    return decorate
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Perene keeps classic ML models alive: log, certify, serve, watch, retrain, promote."""
+    if version:
+        sys.stdout.write(f"{__version__}\n")
+        raise typer.Exit
+
+
+@app.command()
+@_examples("perene up", "perene up --demo flights")
+def up(
+    demo: Annotated[str | None, typer.Option(help="Play a demo into it: flights.")] = None,
+    home: Home = None,
+    config: Config = None,
+) -> None:
+    """Run server and worker on this machine until Ctrl-C."""
+    from perene.up import run
+
+    run(demo_name=demo, home=home, config=config, until_promoted=False, as_json=False)
+
+
+@app.command()
+@_examples("perene demo flights", "perene demo flights --until-promoted --json")
+def demo(
+    name: Annotated[str, typer.Argument(help="flights")] = "flights",
+    until_promoted: Annotated[bool, typer.Option(help="Stop at the first promotion and exit.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Play a real year into the whole loop, report, and exit."""
+    from perene.up import run
+
+    run(demo_name=name, home=home, config=None, until_promoted=until_promoted, as_json=as_json, exit_after=True)
+
+
+@app.command()
+@_examples("perene serve", "perene serve --home /var/lib/perene")
+def serve(home: Home = None, config: Config = None) -> None:
+    """Run the server alone (public port 8000)."""
+    from perene.up import exec_program, serve_program
+
+    exec_program(serve_program(_settings(home, config)))
+
+
+@app.command()
+@_examples("perene worker", "perene worker --config perene.toml")
+def worker(home: Home = None, config: Config = None) -> None:
+    """Run the worker alone: monitoring, retraining, trials (metrics on port 8002)."""
+    from perene.up import exec_program, worker_program
+
+    exec_program(worker_program(_settings(home, config)))
+
+
+@app.command()
+@_examples("perene log flight-time --from 2013-01-01 --to 2013-04-01")
+def log(
+    name: Annotated[str, typer.Argument(help="A model of perene.toml.")],
+    start: Annotated[str, typer.Option("--from", help="First day of the training window.")],
+    end: Annotated[str, typer.Option("--to", help="Day after the last one.")],
+    home: Home = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Train, certify and register a version; the first one of a model is deployed."""
+    from perene.train import day, train_and_log
+
+    version = train_and_log(_settings(home, config), name, day(start), day(end), progress=progress)
+    emit(
+        {"model": version.model, "version": version.version, "digest": version.digest, "verdict": version.verdict},
+        as_json=as_json,
+    )
+    say(f"next: perene status {name}")
+
+
+@app.command()
+@_examples("perene models", "perene models flight-time --json")
+def models(
+    name: Annotated[str | None, typer.Argument(help="Only this model's versions.")] = None,
+    home: Home = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List registered versions with their certificates' verdicts."""
+    from perene.api import open_store
+    from perene.status import overview
+
+    settings = _settings(home, config)
+    store = open_store(settings)
+    names = [name] if name else [row["model"] for row in overview(settings)]
+    rows = [
+        {"model": model, "version": v["version"], "verdict": v["tags"].get("perene.verdict")}
+        for model in names
+        for v in store.versions(model)
+    ]
+    emit(rows, as_json=as_json, columns=("model", "version", "verdict"))
+
+
+@app.command()
+@_examples("perene promote flight-time 3 --reason 'asked for by the product team'")
+def promote(
+    name: str,
+    version: int,
+    reason: Annotated[str, typer.Option(help="Goes to the ledger.")] = "by hand",
+    home: Home = None,
+    config: Config = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would happen.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a version the champion."""
+    from perene.api import promote as move
+
+    settings = _settings(home, config)
+    if dry_run:
+        say(f"would make version {version} of {name} the champion; the earlier one stays for rollback")
+        return
+    moved = move(name, version, reason=reason, settings=settings)
+    emit({"model": name, "champion": moved.champion, "revision": moved.revision}, as_json=as_json)
+    say(f"next: perene rollback {name} puts the earlier champion back")
+
+
+@app.command()
+@_examples("perene rollback flight-time", "perene rollback flight-time --reason 'errors since noon'")
+def rollback(
+    name: str,
+    reason: Annotated[str, typer.Option(help="Goes to the ledger.")] = "by hand",
+    home: Home = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Put the earlier champion back and end any trial."""
+    from perene.api import project_aliases
+    from perene.api import rollback as move
+
+    settings = _settings(home, config)
+    moved = move(name, reason=reason, settings=settings)
+    emit({"model": name, "champion": moved.champion, "revision": moved.revision}, as_json=as_json)
+    project_aliases(settings, moved)
+    say(f"next: perene status {name}")
+
+
+@app.command()
+@_examples("""perene predict iris '{"petal_length": 4.7}'""", "perene predict flight-time - < row.json")
+def predict(
+    name: str,
+    rows: Annotated[str, typer.Argument(help="A row or list of rows as JSON, or - to read stdin.")],
+    entity: Annotated[str | None, typer.Option(help="Whom the rows are about.")] = None,
+    url: Url = LOCAL_URL,
+    key: Key = "",
+    home: Home = None,
+) -> None:
+    """Ask the server for a prediction."""
+    from perene.client import Client
+
+    with Client(url, key or _own_key(home)) as client:
+        emit(client.predict(name, _parse(rows), entity=entity), as_json=True)
+
+
+@app.command()
+@_examples("perene feedback flight-time 0198c0de-… 142.5")
+def feedback(name: str, prediction_id: str, label: str, url: Url = LOCAL_URL, key: Key = "", home: Home = None) -> None:
+    """Tell the server what really happened after a prediction."""
+    from perene.client import Client
+
+    with Client(url, key or _own_key(home)) as client:
+        emit(client.feedback(name, [{"prediction_id": prediction_id, "label": _label(label)}]), as_json=True)
+
+
+@app.command()
+@_examples("perene status", "perene status flight-time --history", "perene status flight-time --as-of 2026-05-01")
+def status(
+    name: Annotated[str | None, typer.Argument()] = None,
+    history: Annotated[bool, typer.Option(help="Every row of the ledger.")] = False,
+    as_of: Annotated[str | None, typer.Option(help="What served then?")] = None,
+    home: Home = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """What serves, what is on trial, what was found."""
+    from perene import status as read
+    from perene.train import day
+
+    settings = _settings(home, config)
+    if history and name:
+        columns = ("revision", "champion", "candidate", "mode", "weight", "at", "actor", "reason")
+        emit(read.history(settings, name), as_json=as_json, columns=columns)
+        return
+    columns = ("model", "champion", "candidate", "mode", "weight", "finding", "run", "trial", "at")
+    emit(read.overview(settings, name, day(as_of) if as_of else None), as_json=as_json, columns=columns)
+
+
+@app.command()
+@_examples("perene doctor", "perene doctor --json")
+def doctor(home: Home = None, config: Config = None, as_json: Json = False) -> None:
+    """Check what the processes need; exit code 1 when something is wrong."""
+    from dataclasses import asdict
+
+    from perene.doctor import examine
+
+    checks = examine(_settings(home, config))
+    emit([asdict(c) for c in checks], as_json=as_json, columns=("name", "ok", "found", "fix"))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@grafana_app.command("apply")
+def grafana_apply(
+    url: Annotated[str, typer.Option(help="Grafana's address.", envvar="GRAFANA_URL")],
+    token: Annotated[str, typer.Option(help="Service account token.", envvar="GRAFANA_TOKEN")],
+    prometheus: Annotated[str, typer.Option(help="Prometheus as Grafana reaches it.")] = "http://127.0.0.1:9090",
+    as_json: Json = False,
+) -> None:
+    """Push folder, data source and dashboard."""
+    from grafana.apply import apply
+
+    emit(apply(url, token, prometheus_url=prometheus), as_json=as_json)
+
+
+def _own_key(home: Path | None) -> str:
+    from perene.keyring import stored_key
+
+    return stored_key(home or Path(".perene"))
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(sys.stdin.read() if text == "-" else text)
+    except ValueError as error:
+        raise ConfigInvalid("the rows are not JSON", expected='{"feature": 1.5} or a list of such rows') from error
+
+
+def _label(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float, bool, str)) else text
+
+
+if __name__ == "__main__":
+    main()

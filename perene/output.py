@@ -1,0 +1,79 @@
+"""How commands speak: data on stdout (a table or JSON), talk on stderr, progress as lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from registry.errors import PereneError
+
+out = Console(highlight=False, soft_wrap=True)
+talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line for the person, on stderr."""
+    talk.print(text, markup=False)
+
+
+def progress(step: str, found: str) -> None:
+    """A step that is done, on stderr."""
+    talk.print(f"  [green]✓[/green] {step}: ", end="")
+    talk.print(found, markup=False)
+
+
+def emit(data: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
+    """Data on stdout: JSON when asked for, otherwise a table of `columns` (rows) or `key: value` lines."""
+    if as_json:
+        sys.stdout.write(json.dumps(data, default=_plain) + "\n")
+        return
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            out.print(f"{key}: {_text(value)}", markup=False)
+        return
+    _table(data, columns)
+
+
+def fail(error: PereneError, *, as_json: bool) -> None:
+    """An error on stderr, with the fix."""
+    if as_json:
+        facts = {"code": error.code, "message": error.message, "where": error.where, "hint": error.hint}
+        sys.stderr.write(json.dumps({"error": facts}) + "\n")
+        return
+    say(f"error: {error.message}")
+    for name in ("where", "expected", "got", "hint"):
+        value = getattr(error, name)
+        if value:
+            say(f"  {name}: {value}")
+
+
+def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    rows = list(rows)
+    if not sys.stdout.isatty():
+        for row in rows:
+            out.print("\t".join(_text(row.get(column)) for column in columns), markup=False)
+        return
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*(_text(row.get(column)) for column in columns))
+    out.print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value, default=_plain) if isinstance(value, (dict, list)) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,79 @@
+"""What happened, as lines: everything new in the ledger since the last look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from registry.ledger import Deployment, Evidence, Ledger, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One happening: what kind of thing, and a sentence."""
+
+    kind: str
+    model: str
+    text: str
+
+
+@dataclass
+class Story:
+    """Reads the ledger and remembers what it told already."""
+
+    ledger: Ledger
+    _revisions: dict[str, int] = field(default_factory=dict)
+    _evidence: int = 0
+    _runs: dict[str, str] = field(default_factory=dict)
+
+    def news(self) -> list[Line]:
+        """The lines since the last call, oldest first."""
+        return [*self._findings(), *self._new_runs(), *self._moves()]
+
+    def _findings(self) -> Iterator[Line]:
+        new = [e for e in reversed(self.ledger.evidence(limit=50)) if e.id > self._evidence]
+        for row in new:
+            self._evidence = row.id
+            yield Line(row.kind, row.model, describe(row))
+
+    def _new_runs(self) -> Iterator[Line]:
+        for run in reversed(self.ledger.runs(limit=20)):
+            seen = f"{run.status} {run.step}"
+            if self._runs.get(run.run_id) != seen:
+                self._runs[run.run_id] = seen
+                yield Line("run", run.model, _run(run))
+
+    def _moves(self) -> Iterator[Line]:
+        for model in self.ledger.deployments():
+            for row in self.ledger.history(model):
+                if row.revision > self._revisions.get(model, 0):
+                    self._revisions[model] = row.revision
+                    yield Line("deployment", model, _move(row))
+
+
+def describe(row: Evidence) -> str:
+    """A sentence about a row of evidence."""
+    body = row.body
+    if row.kind == "finding":
+        return f"{body.get('kind')}: {body.get('state')} ({body.get('severity')}) at {str(body.get('at'))[:10]}"
+    if row.kind == "gates":
+        return "gates: " + _gates(body)
+    decision = body.get("decision", body)
+    if isinstance(decision, dict):
+        return f"trial: {decision.get('action', '?')}: {decision.get('reason', '')}"
+    return f"trial: {decision}: {body.get('reason', '')}"
+
+
+def _gates(body: dict[str, Any]) -> str:
+    gates = body.get("gates", [])
+    return ", ".join(f"{g.get('name')} {g.get('result', g.get('verdict'))}" for g in gates) or str(body.get("outcome"))
+
+
+def _run(run: Run) -> str:
+    return f"retraining {run.run_id.rsplit('-', 1)[-1]}: {run.status}, {run.step}"
+
+
+def _move(row: Deployment) -> str:
+    trial = f", {row.mode} of version {row.candidate} ({row.weight:.0%})" if row.candidate else ""
+    return f"revision {row.revision}: champion version {row.champion}{trial} — {row.reason}"

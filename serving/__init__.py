@@ -1,0 +1,1 @@
+"""Answers requests: FastAPI app, ONNX Runtime engine, routing, limits. Imports no MLflow, pandas or scikit-learn."""

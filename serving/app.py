@@ -1,0 +1,355 @@
+"""The HTTP application: thin translation of requests onto the data plane. One function wires it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+
+from monitoring.ids import uuid7
+from monitoring.metrics import ServeMetrics
+from monitoring.spool import Spool
+from registry.errors import PereneError, VersionUnknown
+from serving import openapi
+from serving.auth import ANYBODY, Caller, Keys, secret_of
+from serving.dataplane import DataPlane
+from serving.errors import Malformed, TooLarge, Unauthenticated, WrongMediaType, body_of, status_of
+from serving.labels import read_items
+from serving.models import Loader, Model, Table, Version
+from serving.settings import ServingSettings
+from serving.state import read_state, stamp
+
+Handler = Callable[[Request, Caller, str], Awaitable[Response]]
+
+VERSION = "0.1.0"
+_JSON = "application/json"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+_log = logging.getLogger("perene.serving")
+
+
+class Service:
+    """State of one serving process: the table of models, the keys, the spool."""
+
+    def __init__(self, settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.spool = spool
+        self.plane = DataPlane(spool, metrics)
+        self.table = Table()
+        self._cache = cache
+        self._loader = Loader(cache, settings, spool, metrics)
+        self._keys = Keys(())
+        self._stamp = 0
+        self._written = 0.0
+
+    async def follow(self) -> None:
+        """Look for a new hand-over for ever; load it beside what serves, then swap the pointer."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(self.settings.poll_seconds)
+
+    async def refresh(self) -> None:
+        """Take in the newest hand-over, if there is one."""
+        now = stamp(self._cache)
+        stats = self.spool.stats()
+        self.metrics.spool_bytes.set(stats.bytes)
+        if now in (0, self._stamp):
+            return
+        state = read_state(self._cache)
+        if state is None:
+            return
+        self._keys = Keys(state.keys)
+        self.table = await asyncio.to_thread(self._loader.build, state, self.table)
+        self._stamp = now
+        self._written = state.written
+        for name, model in self.table.models.items():
+            wanted = state.deployments[name].revision if name in state.deployments else model.revision
+            lag = time.time() - state.written if model.revision != wanted else 0.0
+            self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, lag))
+        _log.info("serving.table", extra={"revision": state.revision, "models": sorted(self.table.models)})
+
+    def check(self, request: Request, scope: str) -> Caller:
+        """The caller, if it may do `scope` on the model of the path."""
+        if not self.settings.auth:
+            return ANYBODY
+        return self._keys.check(secret_of(request.headers), scope, request.path_params.get("model"))
+
+    def count(self, model: str, version: str, arm: str, code: int) -> None:
+        """Count an answer. `model` is a deployed one or empty: labels stay bounded."""
+        labels = {"model": model, "version": version, "arm": arm, "protocol": "perene", "code": str(code)}
+        self.metrics.requests_total.labels(**labels).inc()
+
+
+def create_app(settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics) -> FastAPI:
+    """The application over `cache`; starts cold from what was handed over last, whatever else is down."""
+    service = Service(settings, cache, spool, metrics)
+    metrics.build_info.labels(version=VERSION).set(1)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await service.refresh()
+        follower = asyncio.create_task(service.follow())
+        yield
+        follower.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await follower
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.service = service
+    _routes(app, service)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+def _routes(app: FastAPI, service: Service) -> None:
+    def add(path: str, method: str, scope: str | None, handler: Handler) -> None:
+        app.add_route(path, _endpoint(service, scope, handler), methods=[method])
+
+    predict, feedback = _predict(service), _feedback(service)
+    add("/predict", "POST", "predict", predict)
+    add("/models/{model}/predict", "POST", "predict", predict)
+    add("/models/{model}/versions/{version}/predict", "POST", "predict", predict)
+    add("/feedback", "POST", "feedback", feedback)
+    add("/models/{model}/feedback", "POST", "feedback", feedback)
+    add("/models", "GET", "read", _list(service))
+    add("/models/{model}", "GET", "read", _describe(service))
+    add("/models/{model}/schema", "GET", "read", _schema(service))
+    add("/models/{model}/card", "GET", "read", _card(service))
+    add("/livez", "GET", None, _live)
+    add("/readyz", "GET", None, _ready(service))
+    add("/healthz", "GET", None, _ready(service))
+    add("/metrics", "GET", None, _metrics(service))
+    add("/openapi.json", "GET", None, _openapi(service))
+    add("/docs", "GET", None, _docs)
+
+
+def _endpoint(service: Service, scope: str | None, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Authentication first, then the handler; errors of ours become answers here and nowhere else."""
+
+    async def endpoint(request: Request) -> Response:
+        request_id = _request_id(request)
+        service.metrics.requests_in_progress.inc()
+        try:
+            caller = ANYBODY if scope is None else service.check(request, scope)
+            return await handler(request, caller, request_id)
+        except PereneError as error:
+            return _refusal(service, request, error, request_id)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        finally:
+            service.metrics.requests_in_progress.dec()
+
+    return endpoint
+
+
+def _predict(service: Service) -> Handler:
+    async def handler(request: Request, caller: Caller, request_id: str) -> Response:
+        began = time.perf_counter()
+        model, pinned = _target(service, request)
+        data = await _body(request, service.settings.max_body_bytes)
+        done = service.plane.predict(model, data, key=caller.id, request_id=request_id, pinned=pinned)
+        version = str(done.version.version)
+        service.count(model.name, version, done.arm, 200)
+        headers = {
+            "x-request-id": request_id,
+            "x-model-name": model.name,
+            "x-model-version": version,
+            "x-prediction-id": done.first_id,
+        }
+        task = BackgroundTask(_in_thread, done.shadow) if done.shadow is not None else None
+        service.metrics.request_duration_seconds.labels(model=model.name).observe(time.perf_counter() - began)
+        return Response(done.body, media_type=_JSON, headers=headers, background=task)
+
+    return handler
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """A plain function given to BackgroundTask takes a thread; a light model is quicker on the loop."""
+    work()
+
+
+def _target(service: Service, request: Request) -> tuple[Model, Version | None]:
+    name = request.path_params.get("model")
+    if name is None:
+        return service.table.default(service.settings.default_model), None
+    number = request.path_params.get("version")
+    if number is None:
+        return service.table.get(name), None
+    if not number.isascii() or not number.isdigit() or len(number) > 9:
+        raise VersionUnknown("a version is a whole number", where="version", expected="for example 3")
+    return service.table.get(name), service.table.version(name, int(number))
+
+
+def _feedback(service: Service) -> Handler:
+    async def handler(request: Request, _caller: Caller, request_id: str) -> Response:
+        data = await _body(request, service.settings.max_body_bytes)
+        name = request.path_params.get("model")
+        if name is not None:
+            service.table.get(name)
+        results = await service.plane.feedback(service.table.get, read_items(data, name))
+        return _json({"results": results}, request_id)
+
+    return handler
+
+
+def _list(service: Service) -> Handler:
+    async def handler(_request: Request, caller: Caller, request_id: str) -> Response:
+        shown = [m for name, m in sorted(service.table.models.items()) if not caller.models or name in caller.models]
+        return _json({"models": [_facts(model) for model in shown]}, request_id)
+
+    return handler
+
+
+def _describe(service: Service) -> Handler:
+    async def handler(request: Request, _caller: Caller, request_id: str) -> Response:
+        model = service.table.get(request.path_params["model"])
+        return _json({**_facts(model), "certificate": dict(model.champion.certificate)}, request_id)
+
+    return handler
+
+
+def _schema(service: Service) -> Handler:
+    async def handler(request: Request, _caller: Caller, request_id: str) -> Response:
+        return _json(service.table.get(request.path_params["model"]).champion.contract.json_schema(), request_id)
+
+    return handler
+
+
+def _card(service: Service) -> Handler:
+    async def handler(request: Request, _caller: Caller, request_id: str) -> Response:
+        card = service.table.get(request.path_params["model"]).champion.card
+        return Response(card, media_type="text/markdown; charset=utf-8", headers={"x-request-id": request_id})
+
+    return handler
+
+
+async def _live(_request: Request, _caller: Caller, request_id: str) -> Response:
+    return _json({"status": "live"}, request_id)
+
+
+def _ready(service: Service) -> Handler:
+    async def handler(request: Request, _caller: Caller, request_id: str) -> Response:
+        ready = bool(service.table.models)
+        body: dict[str, Any] = {"status": "ready" if ready else "not ready"}
+        if "verbose" in request.query_params:
+            body["revision"] = service.table.revision
+            body["models"] = {m.name: sorted(m.versions) for m in service.table.models.values()}
+            body["failures"] = [msgspec.to_builtins(f) for f in service.table.failures]
+            if not ready:
+                body["reason"] = "no deployed model is loaded and warm"
+        return _json(body, request_id, status=200 if ready else 503)
+
+    return handler
+
+
+def _metrics(service: Service) -> Handler:
+    async def handler(_request: Request, _caller: Caller, _request_id: str) -> Response:
+        for reason, lost in service.spool.stats().lost.items():
+            child = service.metrics.events_lost_total.labels(reason=reason)
+            child.inc(max(0.0, lost - child._value.get()))
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return handler
+
+
+def _openapi(service: Service) -> Handler:
+    async def handler(_request: Request, _caller: Caller, request_id: str) -> Response:
+        return _json(openapi.document(service.table, VERSION), request_id)
+
+    return handler
+
+
+async def _docs(_request: Request, _caller: Caller, _request_id: str) -> Response:
+    return HTMLResponse((Path(__file__).parent / "docs.html").read_text())
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    champion = model.champion
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "champion": model.route.champion,
+        "candidate": model.route.candidate,
+        "mode": model.route.mode,
+        "weight": model.route.weight,
+        "provider": champion.engine.provider,
+        "digest": champion.digest,
+        "verdict": champion.certificate.get("verdict"),
+        "output": champion.contract.output.kind,
+    }
+
+
+async def _body(request: Request, most: int) -> bytes:
+    media = request.headers.get("content-type", "").lower()
+    kind, _, parameters = media.partition(";")
+    if kind.strip() != _JSON or ("charset" in parameters and "utf-8" not in parameters):
+        raise WrongMediaType("the body must be JSON", where="Content-Type", expected=f"{_JSON} in UTF-8")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise WrongMediaType("compressed bodies are not read", where="Content-Encoding", expected="identity")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and (len(declared) > 15 or int(declared) > most):
+        raise _too_large(most)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
+    if not size:
+        raise Malformed("the body is empty", expected='{"rows": […]}')
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge("the body is too large", where="body", expected=f"at most {most} bytes", hint="send fewer rows")
+
+
+def _refusal(service: Service, request: Request, error: PereneError, request_id: str) -> Response:
+    status = status_of(error)
+    name = request.path_params.get("model", "")
+    service.count(name if name in service.table.models else "", "", "", status)
+    if status in (400, 413, 415, 422):
+        service.metrics.validation_errors_total.labels(kind=error.code).inc()
+    elif status >= 500:
+        _log.error("serving.failed", extra={"code": error.code, "request_id": request_id})
+    problem = "application/problem+json" in request.headers.get("accept", "")
+    headers = {"x-request-id": request_id}
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    if status == 503:
+        headers["retry-after"] = "1"
+    media = "application/problem+json" if problem else _JSON
+    return Response(body_of(error, request_id, problem=problem), status, headers, media)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Unknown paths and methods, in the same envelope."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    text = {404: "there is no such route", 405: "this route does not take this method"}.get(status, "refused")
+    headers = dict(getattr(error, "headers", None) or {})
+    request_id = _request_id(request)
+    facts = {"code": f"http_{status}", "message": text, "request_id": request_id, "hint": "GET /openapi.json"}
+    return Response(msgspec.json.encode({"error": facts}), status, {**headers, "x-request-id": request_id}, _JSON)
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if given and _REQUEST_ID.match(given) else uuid7()
+
+
+def _json(value: Any, request_id: str, *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, {"x-request-id": request_id}, _JSON)

@@ -1,0 +1,62 @@
+"""Who may do what: API keys looked up by digest. Everything is denied that no key allows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from registry.errors import NotAllowed
+from serving.errors import Unauthenticated
+from serving.state import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key a request came with; `id` goes to metrics and events, never the secret."""
+
+    id: str
+    scopes: frozenset[str]
+    models: frozenset[str]
+
+
+ANYBODY = Caller("", frozenset({"predict", "feedback", "read"}), frozenset())
+"""Who calls when authentication is off (loopback only)."""
+
+
+class Keys:
+    """The keys that are valid now. A lookup by sha256 tells a guesser nothing about how close a guess came."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._by_digest: Mapping[str, Caller] = {
+            key.sha256: Caller(key.id, frozenset(key.scopes), frozenset(key.models)) for key in keys
+        }
+
+    def check(self, secret: str, scope: str, model: str | None) -> Caller:
+        """The caller behind `secret`, if it may do `scope` on `model`.
+
+        Raises:
+            Unauthenticated: no key, or none that is valid.
+            NotAllowed: the key has not this scope, or not this model.
+        """
+        caller = self._by_digest.get(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest())
+        if caller is None:
+            raise Unauthenticated(
+                "a valid API key is needed",
+                where="Authorization",
+                expected="Authorization: Bearer prn_…  or  X-API-Key: prn_…",
+                hint="perene up prints a key; revoked keys stop within seconds",
+            )
+        if scope not in caller.scopes:
+            raise NotAllowed(f"this key may not {scope}", where="Authorization", expected=f"a key with scope {scope}")
+        if model is not None and caller.models and model not in caller.models:
+            raise NotAllowed("this key is not for this model", where="Authorization")
+        return caller
+
+
+def secret_of(headers: Mapping[str, str]) -> str:
+    """The key of a request, or the empty string."""
+    bearer = headers.get("authorization", "")
+    if bearer[:7].lower() == "bearer ":
+        return bearer[7:].strip()
+    return headers.get("x-api-key", "").strip()

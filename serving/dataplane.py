@@ -1,0 +1,207 @@
+"""The plain core: a body becomes predictions and events, a label becomes durable. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from monitoring.events import Arm, LabelEvent, PredictionEvent
+from monitoring.ids import uuid7
+from monitoring.metrics import ServeMetrics
+from monitoring.spool import Spool
+from registry.contract import Contract
+from registry.errors import ContractViolation, FieldError, PereneError
+from serving.decode import Batch
+from serving.engine import Answer
+from serving.labels import LabelItem, check_label
+from serving.models import Model, Version
+from serving.routing import Choice, choose
+
+_log = logging.getLogger("perene.serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The answer's body, what it is about, and the shadow work that is left for after it."""
+
+    body: bytes
+    version: Version
+    arm: Arm
+    first_id: str
+    rows: int
+    shadow: Callable[[], None] | None
+
+
+class DataPlane:
+    """Predictions and labels of one process."""
+
+    def __init__(self, spool: Spool, metrics: ServeMetrics, clock: Callable[[], float] = time.time) -> None:
+        self._spool = spool
+        self._metrics = metrics
+        self._clock = clock
+        self._encode = msgspec.json.Encoder().encode
+
+    def predict(self, model: Model, data: bytes, *, key: str, request_id: str, pinned: Version | None) -> Predicted:
+        """Decode, choose the arm, run, log. A failing candidate falls to the champion and is counted.
+
+        Raises:
+            Malformed, TooLarge, ContractViolation: the body.
+            InferenceFailed, OutputNotFinite: the champion failed.
+        """
+        began = time.perf_counter()
+        # champion and candidate share one contract (the gate sees to it), so the body is read once
+        reader = pinned or model.champion
+        batch = reader.decoder.decode(data)
+        parsed = time.perf_counter()
+        entity = batch.entity or request_id
+        choice = Choice(pinned.version, "champion") if pinned else choose(model.route, entity)
+        version, arm, answer = self._run(model, choice, batch, pinned)
+        ended = time.perf_counter()
+        stage = self._metrics.stage_duration_seconds
+        stage.labels(model=model.name, stage="parse").observe(parsed - began)
+        stage.labels(model=model.name, stage="infer").observe(ended - parsed)
+        ids = [uuid7() for _ in batch.rows]
+        self._log(version, arm, batch, answer, ids, entity if batch.entity else "", key, (ended - began) * 1e3)
+        body: dict[str, Any] = {
+            "model": model.name,
+            "version": version.version,
+            "arm": arm,
+            "predictions": answer.predictions,
+        }
+        if answer.probabilities is not None:
+            body["probabilities"] = answer.probabilities
+        body["prediction_ids"] = ids
+        shadow = self._shadow(model, choice.shadow, batch, answer, ids) if choice.shadow is not None else None
+        encoded = self._encode(body)
+        stage.labels(model=model.name, stage="encode").observe(time.perf_counter() - ended)
+        self._metrics.rows_total.labels(model=model.name).inc(len(ids))
+        return Predicted(encoded, version, arm, ids[0], len(ids), shadow)
+
+    def _run(self, model: Model, choice: Choice, batch: Batch, pinned: Version | None) -> tuple[Version, Arm, Answer]:
+        version = pinned or model.versions[choice.version]
+        if choice.arm != "candidate":
+            return version, "champion", version.engine.run(batch.tensors)
+        try:
+            return version, "candidate", version.engine.run(batch.tensors)
+        except PereneError as error:
+            self._metrics.rejected_total.labels(reason="candidate_failed").inc()
+            _log.warning("serving.candidate_failed", extra={"model": model.name, "code": error.code})
+            return model.champion, "champion", model.champion.engine.run(batch.tensors)
+
+    def _shadow(self, model: Model, number: int, batch: Batch, served: Answer, ids: list[str]) -> Callable[[], None]:
+        version = model.versions[number]
+
+        def work() -> None:
+            began = time.perf_counter()
+            try:
+                answer = version.engine.run(batch.tensors)
+            except PereneError as error:
+                self._metrics.rejected_total.labels(reason="shadow_failed").inc()
+                _log.warning("serving.shadow_failed", extra={"model": model.name, "code": error.code})
+                return
+            differ = sum(not _same(a, b) for a, b in zip(answer.predictions, served.predictions, strict=True))
+            if differ:
+                self._metrics.shadow_disagreements_total.labels(model=model.name).inc(differ)
+            self._log(version, "shadow", batch, answer, ids, "", "", (time.perf_counter() - began) * 1e3)
+
+        return work
+
+    def _log(
+        self,
+        version: Version,
+        arm: Arm,
+        batch: Batch,
+        answer: Answer,
+        ids: list[str],
+        entity: str,
+        key: str,
+        latency_ms: float,
+    ) -> None:
+        now = self._clock()
+        at = now if batch.at is None else batch.at
+        hashed = hashlib.sha256(entity.encode()).hexdigest()[:16] if entity else ""
+        for n, identifier in enumerate(ids):
+            self._spool.append(
+                PredictionEvent(
+                    identifier,
+                    at,
+                    now,
+                    version.model,
+                    version.version,
+                    arm,
+                    hashed,
+                    [] if arm == "shadow" else kept(version.contract, batch.rows[n]),
+                    answer.predictions[n],
+                    answer.probabilities[n] if answer.probabilities is not None else None,
+                    round(latency_ms, 3),
+                    key,
+                )
+            )
+        self._metrics.events_total.labels(kind="shadow" if arm == "shadow" else "prediction").inc(len(ids))
+
+    async def feedback(self, models: Callable[[str], Model], items: list[LabelItem]) -> list[dict[str, Any]]:
+        """Check each label and make the good ones durable; per-item results in order.
+
+        Args:
+            models: finds a deployed model by name.
+            items: what was sent, each with its model.
+
+        Raises:
+            StoreUnavailable: the disk refused; nothing was acknowledged.
+        """
+        import asyncio
+
+        now = self._clock()
+        results: list[dict[str, Any]] = []
+        events: list[LabelEvent] = []
+        for item in items:
+            try:
+                contract = models(item.model).champion.contract
+                label, at = check_label(contract.output, item)
+            except PereneError as error:
+                results.append(_rejected(item, error))
+                continue
+            events.append(LabelEvent(item.prediction_id, item.model, label, now if at is None else at, now))
+            results.append({"prediction_id": item.prediction_id, "status": "accepted"})
+        if events:
+            await asyncio.wrap_future(self._spool.append_durable(events))
+            self._metrics.events_total.labels(kind="label").inc(len(events))
+        self._metrics.feedback_total.labels(result="accepted").inc(len(events))
+        self._metrics.feedback_total.labels(result="rejected").inc(len(items) - len(events))
+        return results
+
+
+def kept(contract: Contract, row: tuple[Any, ...]) -> list[Any]:
+    """The row as the event log may keep it: stored, hashed or dropped by each column's policy."""
+    if all(column.policy == "store" for column in contract.columns):
+        return list(row)
+    out: list[Any] = []
+    for column, value in zip(contract.columns, row, strict=True):
+        if column.policy == "store" or value is None:
+            out.append(value)
+        else:
+            digest = hashlib.sha256(str(value).encode()).hexdigest()[:16]
+            out.append(digest if column.policy == "hash" else None)
+    return out
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(a == b)
+
+
+def _rejected(item: LabelItem, error: PereneError) -> dict[str, Any]:
+    first = error.errors[0] if isinstance(error, ContractViolation) and error.errors else FieldError("", error.message)
+    return {
+        "prediction_id": item.prediction_id[:64],
+        "status": "rejected",
+        "error": {"code": error.code, "message": error.message, "expected": first.expected, "got": first.got},
+    }

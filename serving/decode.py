@@ -1,0 +1,192 @@
+"""The contract is the parser: compiled once into a msgspec decoder and the packing of numpy tensors.
+
+The fast path accepts or refuses; only a refused body is read a second time, to say everything that is wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from registry.contract import FLOAT32_EXACT_INT, Column, Contract
+from registry.errors import ContractViolation, FieldError
+from serving.errors import Malformed, TooLarge
+from serving.explain import explain_row
+
+Array = npt.NDArray[Any]
+_TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "string": str}
+_TOP = ("rows", "entity", "at", "params")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A decoded request: N rows of values in the contract's order, and the tensors the graph takes."""
+
+    rows: list[tuple[Any, ...]]
+    tensors: dict[str, Array]
+    entity: str | None
+    at: float | None
+
+
+class Decoder:
+    """Reads request bodies of one contract."""
+
+    def __init__(self, contract: Contract, *, max_rows: int) -> None:
+        self.contract = contract
+        self._max_rows = max_rows
+        fields = [(f"c{i}", _field_type(c)) for i, c in enumerate(contract.columns)]
+        rename = {f"c{i}": c.name for i, c in enumerate(contract.columns)}
+        row = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, frozen=True, gc=False)
+        body = msgspec.defstruct(
+            "Body",
+            [
+                ("rows", list[row]),  # type: ignore[valid-type]
+                ("entity", str | None, None),
+                ("at", str | None, None),
+                ("params", dict[str, Any] | None, None),
+            ],
+            forbid_unknown_fields=True,
+            frozen=True,
+        )
+        self._body = msgspec.json.Decoder(body)
+        self._row = msgspec.json.Decoder(row)
+        self._numbers = [i for i, c in enumerate(contract.columns) if c.dtype != "string"]
+        self._strings = [i for i, c in enumerate(contract.columns) if c.dtype == "string"]
+        self._whole = [i for i, c in enumerate(contract.numbers) if c.dtype == "int"]
+
+    def decode(self, data: bytes) -> Batch:
+        """Decode a body: `{"rows": […], "entity"?, "at"?, "params"?}` or one bare row.
+
+        Raises:
+            Malformed: not JSON, or a key occurs twice.
+            TooLarge: more rows than a request may have.
+            ContractViolation: up to 20 field errors.
+        """
+        entity = at = None
+        keys = 0
+        try:
+            if b'"rows"' in data:
+                body: Any = self._body.decode(data)
+                rows, entity, at = body.rows, body.entity, body.at
+                keys = 1 + (entity is not None) + (at is not None)
+                keys += (entity or "").count(":") + (at or "").count(":")
+            else:
+                rows = [self._row.decode(data)]
+        except (msgspec.ValidationError, OverflowError):
+            raise self._explain(data) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed("the body is not JSON", expected="JSON in UTF-8", hint=str(error)[:200]) from None
+        if not rows:
+            raise ContractViolation("there are no rows", errors=(FieldError("rows", "there are no rows", "1 or more"),))
+        if len(rows) > self._max_rows:
+            raise TooLarge("too many rows in one request", where="rows", expected=f"at most {self._max_rows}")
+        # a key that occurs twice makes more colons than keys; only then is the body worth a second look
+        if data.count(b":") > keys + len(rows) * len(self.contract.columns):
+            refuse_duplicates(data)
+        values = [msgspec.structs.astuple(row) for row in rows]
+        return Batch(values, self.pack(values), entity, _seconds(at))
+
+    def pack(self, values: Sequence[tuple[Any, ...]]) -> dict[str, Array]:
+        """Rows of values as `numbers` float32 [N, F] and `strings` [N, S].
+
+        Raises:
+            ContractViolation: a number is not finite as float32, or an integer would be rounded.
+        """
+        tensors: dict[str, Array] = {}
+        if self._numbers:
+            wide = np.array([[row[i] for i in self._numbers] for row in values], dtype=np.float64)
+            with np.errstate(over="ignore"):
+                packed = wide.astype(np.float32)
+            if np.isinf(packed).any():
+                raise self._unfit(np.isinf(packed), "not finite as float32", "a finite float32", "not_finite")
+            if self._whole:
+                big = np.abs(wide) > FLOAT32_EXACT_INT
+                big[:, [i for i in range(wide.shape[1]) if i not in self._whole]] = False
+                if big.any():
+                    raise self._unfit(big, "too large to be exact", f"at most {FLOAT32_EXACT_INT}", "integer")
+            tensors["numbers"] = packed
+        if self._strings:
+            texts = np.empty((len(values), len(self._strings)), dtype=object)
+            for n, row in enumerate(values):
+                for k, i in enumerate(self._strings):
+                    texts[n, k] = row[i] or ""
+            tensors["strings"] = texts
+        return tensors
+
+    def _unfit(self, bad: Array, message: str, expected: str, got: str) -> ContractViolation:
+        found = [
+            FieldError(f"rows[{n}].{self.contract.numbers[i].name}", message, expected, got)
+            for n, i in np.argwhere(bad)[:20].tolist()
+        ]
+        return ContractViolation(f"{found[0].path}: {message}", errors=tuple(found))
+
+    def _explain(self, data: bytes) -> ContractViolation | Malformed:
+        """Everything that is wrong with a body that the fast path refused."""
+        try:
+            whole = json.loads(data, object_pairs_hook=_no_duplicates, parse_int=_int)
+        except (ValueError, RecursionError):
+            return Malformed("the body is not JSON", expected="JSON in UTF-8")
+        if not isinstance(whole, dict):
+            got = type(whole).__name__
+            return Malformed("the body is not an object", expected='{"rows": […]} or one row', got=got)
+        found: list[FieldError] = []
+        rows: Any = [whole]
+        if "rows" in whole:
+            rows = whole["rows"]
+            found += [FieldError(key, "unknown key", ", ".join(_TOP)) for key in whole if key not in _TOP]
+            found += [
+                FieldError(key, "of the wrong type", "string", type(whole[key]).__name__)
+                for key in ("entity", "at")
+                if not isinstance(whole.get(key), str | None)
+            ]
+        if not isinstance(rows, list):
+            found.append(FieldError("rows", "of the wrong type", "a list of rows", type(rows).__name__))
+            rows = []
+        for n, row in enumerate(rows):
+            found += explain_row(self.contract, row, f"rows[{n}]")
+            if len(found) >= 20:
+                break
+        if not found:
+            found = [FieldError("rows", "a value is outside of what its type can hold", "JSON of the contract")]
+        first = found[0]
+        return ContractViolation(f"{first.path}: {first.message}", errors=tuple(found[:20]))
+
+
+def refuse_duplicates(data: bytes) -> None:
+    """Raise Malformed when an object of the body has a key twice: parsers disagree on which one counts."""
+    json.loads(data, object_pairs_hook=_no_duplicates)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Malformed("a key occurs twice in one object", expected="each key once")
+    return found
+
+
+def _int(text: str) -> int | float:
+    # thousands of digits cost quadratic time to convert, and are refused whatever they are
+    return int(text) if len(text) < 25 else float("inf")
+
+
+def _field_type(column: Column) -> Any:
+    kind = _TYPES[column.dtype]
+    return kind | None if column.nullable else kind
+
+
+def _seconds(at: str | None) -> float | None:
+    if at is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(at)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        error = FieldError("at", "not a time", "RFC 3339, for example 2013-04-01T12:00:00Z", "string")
+        raise ContractViolation("at: not a time", errors=(error,)) from None

@@ -1,0 +1,79 @@
+"""ONNX Runtime on verified bytes. The only module of the server that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from registry.contract import Contract
+from registry.errors import BundleCorrupt, ConfigInvalid
+from serving.errors import InferenceFailed, OutputNotFinite
+
+Array = npt.NDArray[Any]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """N answers: numbers or classes, and for a classification N lists of probabilities."""
+
+    predictions: list[Any]
+    probabilities: list[list[float]] | None
+
+
+class Engine:
+    """One session. `provider` is the execution provider that really runs, whatever was asked for."""
+
+    def __init__(self, model: bytes, contract: Contract, *, device: Device = "auto") -> None:
+        options = ort.SessionOptions()
+        # one thread and no spinning: the loop is the pool, and a spinning pool burns the other core
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(model, options, providers=_providers(device))
+        # ONNX Runtime's exceptions share no public base class
+        except Exception as error:
+            raise BundleCorrupt(
+                "ONNX Runtime does not load the graph", where="model.onnx", hint="the old version keeps serving"
+            ) from error
+        self.provider: str = self._session.get_providers()[0]
+        if device == "cuda" and self.provider != "CUDAExecutionProvider":
+            raise ConfigInvalid(
+                "device = 'cuda', but ONNX Runtime finds no usable GPU",
+                where="serving.device",
+                hint="install perene[gpu] on a machine with a GPU, or set device = 'auto'",
+            )
+        self._classes = contract.output.classes
+        self._names = ["prediction"] if contract.output.kind == "regression" else ["probabilities"]
+
+    def run(self, tensors: Mapping[str, Array]) -> Answer:
+        """Answer the rows of `tensors`.
+
+        Raises:
+            InferenceFailed: the graph failed on them.
+            OutputNotFinite: an answer is NaN or infinite.
+        """
+        try:
+            output: Array = self._session.run(self._names, dict(tensors))[0]
+        except Exception as error:
+            raise InferenceFailed("the model failed on this input", hint="the request can be tried again") from error
+        if not np.isfinite(output).all():
+            raise OutputNotFinite("the model's answer is not a finite number", where="predictions")
+        if self._names[0] == "prediction":
+            return Answer(output.reshape(-1).tolist(), None)
+        best = output.argmax(axis=1).tolist()
+        return Answer([self._classes[i] for i in best], output.tolist())
+
+
+def _providers(device: Device) -> list[str]:
+    available = ort.get_available_providers()
+    if device != "cpu" and "CUDAExecutionProvider" in available:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]

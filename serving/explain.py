@@ -1,0 +1,60 @@
+"""What is wrong with a row, field by field: for people, so off the fast path. Values are never echoed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from registry.contract import Column, Contract
+from registry.errors import FieldError
+
+_JSON_NAMES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
+
+
+def explain_row(contract: Contract, row: Any, path: str) -> Iterator[FieldError]:
+    """The errors of one decoded JSON value that should be a row of `contract`."""
+    if not isinstance(row, dict):
+        yield FieldError(path, "not a row", "an object of feature values", json_type(row))
+        return
+    known = {column.name for column in contract.columns}
+    missing = [column for column in contract.columns if column.name not in row]
+    unknown = [str(name) for name in row if name not in known]
+    for name in unknown:
+        near = difflib.get_close_matches(name.lower(), [c.name.lower() for c in contract.columns], n=1)
+        right = next((c.name for c in contract.columns if near and c.name.lower() == near[0]), None)
+        hint = f"did you mean '{right}'?" if right else ""
+        yield FieldError(f"{path}.{_short(name)}", "unknown feature", "a feature of the contract", hint=hint)
+    for column in missing:
+        yield FieldError(f"{path}.{column.name}", "missing feature", _expected(column), "nothing")
+    for column in contract.columns:
+        if column.name in row and not _fits(column, row[column.name]):
+            got = json_type(row[column.name])
+            yield FieldError(f"{path}.{column.name}", f"expected {_expected(column)}", _expected(column), got)
+
+
+def json_type(value: Any) -> str:
+    """The JSON name of a value's type."""
+    return "null" if value is None else _JSON_NAMES.get(type(value), "value")
+
+
+def _expected(column: Column) -> str:
+    kind = {"float": "number", "int": "integer", "bool": "boolean", "string": "string"}[column.dtype]
+    return f"{kind} or null" if column.nullable else kind
+
+
+def _fits(column: Column, value: Any) -> bool:
+    if value is None:
+        return column.nullable
+    if column.dtype == "string":
+        return isinstance(value, str)
+    if column.dtype == "bool":
+        return isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return column.dtype == "float" or float(value).is_integer()
+
+
+def _short(name: str) -> str:
+    """A caller's own key, bounded and printable: it is a name, not a value."""
+    return "".join(c for c in name[:63] if c.isprintable())

@@ -1,0 +1,90 @@
+"""What may come as feedback: a label for a prediction, checked against the model's output."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from registry.contract import Output
+from registry.errors import ContractViolation, FieldError
+from serving.errors import Malformed
+from serving.explain import json_type
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelItem:
+    """One item of a feedback body. Whether the prediction exists is found when the two are joined."""
+
+    model: str
+    prediction_id: str
+    label: Any
+    at: Any = None
+
+
+def read_items(data: bytes, model: str | None) -> list[LabelItem]:
+    """The items of a body: a list, `{"items": […]}`, or one item; without a model in the path each names its own.
+
+    Raises:
+        Malformed: not JSON of that form.
+    """
+    try:
+        body: Any = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Malformed("the body is not JSON", expected="JSON in UTF-8") from None
+    if isinstance(body, dict):
+        body = body["items"] if set(body) == {"items"} else [body]
+    wanted = '[{"prediction_id": "…", "label": 1.5}]'
+    if not isinstance(body, list) or not body or not all(isinstance(item, dict) for item in body):
+        raise Malformed("the body is not a list of labels", expected=wanted)
+    items = []
+    for n, item in enumerate(body):
+        named = model or item.get("model")
+        identifier = item.get("prediction_id")
+        if not isinstance(named, str) or not isinstance(identifier, str) or "label" not in item:
+            raise Malformed(f"item {n} has no prediction_id or label", where=f"items[{n}]", expected=wanted)
+        items.append(LabelItem(named, identifier, item["label"], item.get("at")))
+    return items
+
+
+def check_label(output: Output, item: LabelItem) -> tuple[float | int | str | bool, float | None]:
+    """The label and its time in unix seconds, as the model's output can take them.
+
+    Raises:
+        ContractViolation: not a prediction's id, not a possible label, or not a time.
+    """
+    if not _ID.match(item.prediction_id):
+        raise _violation("prediction_id", "an id that a prediction was answered with", "another text")
+    return _label(output, item.label), _time(item.at)
+
+
+def _label(output: Output, label: Any) -> float | int | str | bool:
+    if output.kind == "regression":
+        if isinstance(label, bool) or not isinstance(label, (int, float)) or not math.isfinite(label):
+            raise _violation("label", "a finite number", json_type(label))
+        return float(label)
+    for known in output.classes:
+        # 1 == True in Python, but not in a contract
+        if known == label and isinstance(known, bool) == isinstance(label, bool):
+            return known
+    raise _violation("label", f"one of the model's {len(output.classes)} classes", json_type(label))
+
+
+def _time(at: Any) -> float | None:
+    if at is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(at)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        raise _violation("at", "RFC 3339, for example 2013-04-01T12:00:00Z", json_type(at)) from None
+
+
+def _violation(path: str, expected: str, got: str) -> ContractViolation:
+    return ContractViolation(f"{path}: expected {expected}", errors=(FieldError(path, "not possible", expected, got),))

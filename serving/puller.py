@@ -1,0 +1,146 @@
+"""The puller: a child of the server that follows the ledger and makes verified bundles ready in the cache.
+
+It alone imports MLflow. A bundle is handed over only after its digests hold and its golden rows gave the promised
+answers in a process with limits; a champion that fails leaves the deployment before it in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from registry.bundle import read_bundle
+from registry.errors import PereneError
+from registry.ledger import Deployment, Ledger
+from registry.sandbox import check_in_child
+from serving.state import Deployed, Failure, Key, State, Stored, read_state, write_state
+
+POLL_S = 0.2
+RETRY_S = 5.0
+WARM_ROWS = 32
+_log = logging.getLogger("perene.serving.puller")
+
+Fetch = Callable[[str, int, Path], object]
+"""Copies the bundle of (model, version) into a new folder."""
+
+
+@dataclass
+class Puller:
+    """Turns the ledger's deployments into the next hand-over."""
+
+    cache: Path
+    fetch: Fetch
+    _refused: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def state(self, ledger: Ledger, before: State, now: float) -> State:
+        """The hand-over for the ledger as it is; `before` is what stays where a new champion is not fit to serve."""
+        revision = ledger.revision()
+        keys = [Key(k.id, k.sha256, sorted(k.scopes), sorted(k.models)) for k in ledger.keys() if not k.revoked]
+        deployments: dict[str, Deployed] = {}
+        bundles: dict[str, dict[str, Stored]] = {}
+        failures: list[Failure] = []
+        for name, row in ledger.deployments().items():
+            ready, failed = self._bundles(row, now)
+            failures += failed
+            if str(row.champion) in ready:
+                deployments[name] = _deployed(row, with_candidate=str(row.candidate) in ready)
+                bundles[name] = ready
+            elif name in before.deployments:
+                deployments[name] = before.deployments[name]
+                bundles[name] = before.bundles[name]
+        return State(revision, now, deployments, bundles, keys, failures)
+
+    def _bundles(self, row: Deployment, now: float) -> tuple[dict[str, Stored], list[Failure]]:
+        ready: dict[str, Stored] = {}
+        failures: list[Failure] = []
+        for version in filter(None, (row.champion, row.candidate)):
+            try:
+                ready[str(version)] = self._prepare(row.model, version)
+            except PereneError as error:
+                self._refused[(row.model, version)] = now
+                failures.append(Failure(row.model, version, error.message))
+                extra = {"model": row.model, "version": version, "reason": error.message}
+                _log.error("puller.refused", extra=extra)
+        return ready, failures
+
+    def _prepare(self, model: str, version: int) -> Stored:
+        folder = self.cache / "bundles" / model / str(version)
+        checked = folder.with_name(f"{version}.golden.json")
+        if not folder.is_dir():
+            checked.unlink(missing_ok=True)
+            self.fetch(model, version, folder)
+        try:
+            bundle = read_bundle(folder)
+            if not checked.is_file():
+                check_in_child(folder)
+                _write_warm_up(folder, checked)
+        except PereneError:
+            # what was downloaded may be at fault: the next try fetches again
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return Stored(str(folder.relative_to(self.cache)), bundle.digest)
+
+
+def _deployed(row: Deployment, *, with_candidate: bool) -> Deployed:
+    if not with_candidate:
+        return Deployed(row.revision, row.champion)
+    return Deployed(row.revision, row.champion, row.candidate, row.mode, row.weight, row.salt)
+
+
+def _write_warm_up(folder: Path, to: Path) -> None:
+    import pandas as pd
+
+    from registry.golden import EXPECTED
+
+    golden = pd.read_parquet(folder / "golden.parquet").drop(columns=EXPECTED).head(WARM_ROWS)
+    temporary = to.with_suffix(".new")
+    temporary.write_text(json.dumps(json.loads(golden.to_json(orient="records"))))
+    temporary.replace(to)
+
+
+def follow(puller: Puller, ledger_url: str) -> None:
+    """Hand over at every change of the ledger, for ever; wait and try again while a store is away."""
+    seen: int | None = None
+    retry = 0.0
+    while True:
+        try:
+            with closing(Ledger.open(ledger_url)) as ledger:
+                while True:
+                    now = time.time()
+                    if ledger.revision() != seen or (retry and now >= retry):
+                        before = read_state(puller.cache) or State()
+                        state = puller.state(ledger, before, now)
+                        write_state(puller.cache, state)
+                        seen = state.revision
+                        retry = now + RETRY_S if state.failures else 0.0
+                    time.sleep(POLL_S)
+        except PereneError as error:
+            _log.warning("puller.waiting", extra={"reason": error.message})
+            time.sleep(RETRY_S)
+
+
+def main() -> None:
+    """`python -m serving.puller --ledger-url URL --tracking-uri URI --artifact-root DIR --cache DIR`."""
+    parser = argparse.ArgumentParser(prog="serving.puller")
+    for name in ("--ledger-url", "--tracking-uri", "--artifact-root", "--cache"):
+        parser.add_argument(name, required=True)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+
+    def fetch(model: str, version: int, to: Path) -> object:
+        from registry.mlflow_store import Store
+
+        return Store(given.tracking_uri, Path(given.artifact_root)).download(model, version, to)
+
+    follow(Puller(Path(given.cache), fetch), given.ledger_url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Triggers: what pulls and what holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrain.triggers import Facts, PastRun, backoff, decide
+
+NOW = datetime(2013, 7, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+CALM = Facts(
+    now=NOW,
+    running=False,
+    in_trial=False,
+    data_quality="ok",
+    performance="ok",
+    schedule_due=None,
+    requested_at=None,
+    request_reason="manual",
+    labels=10_000,
+    past=(),
+)
+DROP = replace(CALM, performance="confirmed")
+
+
+def reason(facts: Facts) -> str | None:
+    return decide(facts, cooldown=7 * DAY, min_labels=500).reason
+
+
+def test_nothing_happens_without_a_reason() -> None:
+    assert reason(CALM) is None
+
+
+def test_performance_and_schedule_pull() -> None:
+    assert reason(DROP) == "performance"
+    assert reason(replace(CALM, schedule_due=NOW)) == "schedule"
+    assert reason(replace(CALM, schedule_due=NOW + DAY)) is None
+
+
+def test_each_brake_holds_and_says_why() -> None:
+    for held, word in (
+        (replace(DROP, data_quality="broken"), "data quality"),
+        (replace(DROP, running=True), "run"),
+        (replace(DROP, in_trial=True), "trial"),
+        (replace(DROP, labels=499), "labels"),
+        (replace(DROP, past=[PastRun(NOW - DAY, "candidate")]), "cooling"),
+        (replace(DROP, past=[PastRun(NOW - 90 * DAY, "error")] * 3), "breaker"),
+    ):
+        found = decide(held, cooldown=7 * DAY, min_labels=500)
+        assert found.reason is None
+        assert word in found.why
+
+
+def test_refused_gates_double_the_cooldown_up_to_eight() -> None:
+    refused = [PastRun(NOW, "refused")] * 5
+    assert [backoff(refused[:n]) for n in range(6)] == [1, 2, 4, 8, 8, 8]
+    once = replace(DROP, past=[PastRun(NOW - 13 * DAY, "refused")])
+    assert reason(once) is None
+    assert reason(replace(once, now=NOW + DAY)) == "performance"
+
+
+def test_a_success_forgets_the_failures_before_it() -> None:
+    assert backoff([PastRun(NOW, "candidate"), PastRun(NOW, "refused"), PastRun(NOW, "error")]) == 1
+
+
+def test_a_trial_that_ended_starts_the_cooldown_again() -> None:
+    past = [PastRun(NOW - 20 * DAY, "candidate")]
+    assert reason(replace(DROP, past=past)) == "performance"
+    assert reason(replace(DROP, past=past, decided_at=NOW - DAY)) is None
+
+
+def test_a_human_passes_the_cooldown_but_not_broken_data() -> None:
+    asked = replace(CALM, requested_at=NOW, past=[PastRun(NOW, "error")] * 3)
+    assert reason(asked) == "manual"
+    assert reason(replace(asked, request_reason="freshness")) == "freshness"
+    assert reason(replace(asked, data_quality="broken")) is None
+
+
+@given(st.lists(st.sampled_from(["candidate", "refused", "error"]), max_size=6), st.integers(0, 100))
+def test_never_two_runs_inside_one_cooldown(outcomes: list[str], days: int) -> None:
+    """Whatever the history, a trigger within the plain cooldown of the last run is held."""
+    past = [PastRun(NOW - timedelta(days=days), o) for o in outcomes]  # type: ignore[arg-type]
+    found = reason(replace(DROP, past=past))
+    if past and days < 7:
+        assert found is None
+    if not past:
+        assert found == "performance"

@@ -1,0 +1,76 @@
+"""Windows: no candidate sees a row of the holdout; settings are read strictly."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from registry.errors import ConfigInvalid
+from retrain.scheduler import next_fire
+from retrain.settings import RetrainSettings, WorkerSettings
+from retrain.windows import parse_duration, plan
+
+NOW = datetime(2013, 9, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@given(
+    st.lists(st.sampled_from(["30d", "90d", "expanding", "since-drift"]), min_size=1, max_size=4),
+    st.integers(1, 30),
+    st.integers(0, 5),
+    st.none() | st.integers(0, 200),
+)
+def test_windows_end_where_the_holdout_starts(specs: list[str], holdout: int, maturity: int, drift: int | None) -> None:
+    """Whatever is asked, training and judgement never overlap and nothing reaches past maturity."""
+    at = None if drift is None else NOW - timedelta(days=drift)
+    found = plan(specs, NOW, holdout=holdout * DAY, maturity=maturity * DAY, drift_at=at)
+    assert found.holdout.end == NOW - maturity * DAY
+    assert found.holdout.end - found.holdout.start == holdout * DAY
+    assert found.train
+    for named in found.train:
+        assert named.window.start < named.window.end == found.holdout.start
+    assert len({w.window for w in found.train}) == len(found.train)
+
+
+def test_a_drift_that_is_too_young_gives_no_window() -> None:
+    young = plan(["90d", "since-drift"], NOW, holdout=14 * DAY, maturity=DAY, drift_at=NOW - 20 * DAY)
+    old = plan(["90d", "since-drift"], NOW, holdout=14 * DAY, maturity=DAY, drift_at=NOW - 60 * DAY)
+    assert [w.name for w in young.train] == ["90d"]
+    assert [w.name for w in old.train] == ["90d", "since-drift"]
+
+
+@pytest.mark.parametrize("text", ["", "14", "d", "-3d", "3 months", "1e9d"])
+def test_unreadable_durations_are_refused(text: str) -> None:
+    with pytest.raises(ConfigInvalid, match="duration"):
+        parse_duration(text)
+
+
+def test_settings_survive_json() -> None:
+    """The worker hands them to its child as JSON."""
+    raw = {"trainer": "a.b:train", "target": "y", "holdout": "36h", "schedule": "0 3 * * *"}
+    settings = RetrainSettings.model_validate(raw)
+    assert settings.holdout == timedelta(hours=36)
+    assert RetrainSettings(**settings.model_dump(mode="json")) == settings
+    worker = WorkerSettings.model_validate({"models": {"m": {"retrain": settings.model_dump(mode="json")}}})
+    assert WorkerSettings.model_validate_json(worker.model_dump_json()) == worker
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"holdout": "soon"}, {"windows": []}, {"windows": ["yesterday"]}, {"trainer": "nofunction"}, {"alpa": 0.1}],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        RetrainSettings.model_validate({"trainer": "a:b", "target": "y", **wrong})
+
+
+def test_cron_is_evaluated_on_any_clock() -> None:
+    """The replayed year of 2013 has its own Mondays."""
+    assert next_fire("0 3 * * mon", NOW) == datetime(2013, 9, 2, 3, tzinfo=UTC)
+    assert next_fire("0 0 1 * *", NOW) > NOW
+    with pytest.raises(ConfigInvalid, match="schedule"):
+        next_fire("every monday", NOW)
