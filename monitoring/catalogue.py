@@ -102,7 +102,7 @@ EVENTS = _serving(
     starts=(("prediction",), ("shadow",), ("label",)))  # fmt: skip
 EVENTS_LOST = _serving(
     "events_lost_total", "counter", "Events that never reached the spool's disk", ("reason",),
-    starts=(("full",), ("disk",), ("closed",), ("encode",)))  # fmt: skip
+    starts=(("spool_full",), ("backlog",), ("disk",), ("closed",), ("invalid",)))  # fmt: skip
 SPOOL_BYTES = _serving("spool_bytes", "gauge", "Bytes in the spool, not yet in the event lake", (), "bytes")
 FEEDBACK = _serving("feedback_total", "counter", "Feedback items by result", ("result",))
 SHADOW_DISAGREEMENTS = _serving(

@@ -249,8 +249,8 @@ def status(
         columns = ("revision", "champion", "candidate", "mode", "weight", "at", "actor", "reason")
         emit(read.history(settings, name), as_json=as_json, columns=columns)
         return
-    columns = ("model", "champion", "candidate", "mode", "weight", "finding", "run", "trial", "at")
-    emit(read.overview(settings, name, day(as_of) if as_of else None), as_json=as_json, columns=columns)
+    shown = ("model", "champion", "candidate", "mode", "weight", "finding", "run", "trial", "at")
+    emit(read.overview(settings, name, day(as_of) if as_of else None), as_json=as_json, columns=shown)
 
 
 @app.command()

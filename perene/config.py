@@ -105,11 +105,16 @@ def _invalid(path: Path, text: str, error: ValidationError) -> ConfigInvalid:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     kind: type[BaseModel] = Settings
+    tables: dict[str, type[BaseModel]] = {
+        "serving": ServingSettings,
+        "retrain": RetrainSettings,
+        "monitoring": MonitoringSettings,
+    }
     for part in location[:-1]:
         if kind is Settings and part == "models":
             kind = WatchSettings
-        elif part in ("serving", "retrain", "monitoring"):
-            kind = {"serving": ServingSettings, "retrain": RetrainSettings, "monitoring": MonitoringSettings}[str(part)]
+        else:
+            kind = tables.get(str(part), kind)
     return list(kind.model_fields)
 
 

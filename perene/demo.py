@@ -221,15 +221,15 @@ def _gauges(url: str) -> dict[str, float]:
 
 def _report(demo: Demo, settings: Settings, ledger: Ledger, folder: Path) -> dict[str, Any]:
     """Monthly error of the loop against the first version alone, printed and drawn."""
-    from examples.flights.report import monthly, plot, table
+    from examples.flights.report import markdown, monthly, plot
 
     bundle = settings.home / "cache" / "bundles" / demo.model / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    months = monthly(settings.lake, bundle)
+    months = monthly(settings.lake, bundle, model=demo.model)
     picture = folder / "monthly.png"
     plot(months, picture)
-    (folder / "monthly.md").write_text(table(months) + "\n")
-    say(table(months))
+    (folder / "monthly.md").write_text(markdown(months))
+    say(markdown(months))
     say(f"plot: {picture}")
     trials = ledger.experiments(demo.model, limit=1_000)
     return {

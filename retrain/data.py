@@ -13,6 +13,7 @@ import pandas as pd
 from monitoring.lake import Lake
 from registry.contract import Contract
 from registry.errors import ConfigInvalid, TrainingFailed
+from registry.loss import class_index
 from retrain.places import Places
 from retrain.settings import RetrainSettings
 from retrain.windows import Window
@@ -46,7 +47,7 @@ def load(settings: RetrainSettings, model: str, contract: Contract, span: Window
     Raises:
         TrainingFailed: a column is missing, or nothing is there.
     """
-    frame = function(settings.loader)(span) if settings.loader else _from_lake(settings, model, span, places)
+    frame = function(settings.loader)(span) if settings.loader else _from_lake(settings, contract, span, places)
     missing = [c for c in [*contract.names, settings.target, "_at"] if c not in frame.columns]
     if missing:
         raise TrainingFailed(
@@ -58,6 +59,7 @@ def load(settings: RetrainSettings, model: str, contract: Contract, span: Window
     if frame.empty:
         raise TrainingFailed("there are no labelled rows to learn from", where="loader")
     frame = frame.sort_values("_at", kind="stable").reset_index(drop=True)
+    frame[settings.target] = frame[settings.target].infer_objects()  # no longer mixed with the rows without a label
     for column in contract.columns:
         # a window without nulls must not turn a float column into an integer one
         if column.dtype == "float" and not pd.api.types.is_float_dtype(frame[column.name]):
@@ -65,9 +67,12 @@ def load(settings: RetrainSettings, model: str, contract: Contract, span: Window
     return frame
 
 
-def _from_lake(settings: RetrainSettings, model: str, span: Window, places: Places) -> pd.DataFrame:
-    table = Lake(places.lake).joined(model, since=span.start, until=span.end)
+def _from_lake(settings: RetrainSettings, contract: Contract, span: Window, places: Places) -> pd.DataFrame:
+    table = Lake(places.lake).joined(contract.model, since=span.start, until=span.end)
     frame: pd.DataFrame = table.to_pandas()
+    if contract.output.kind == "classification":  # the lake keeps class labels as text
+        classes = np.array([*contract.output.classes, None], dtype=object)
+        frame["_label"] = classes[class_index(contract.output, frame["_label"])]
     return frame.rename(columns={"_label": settings.target})
 
 

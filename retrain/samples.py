@@ -35,6 +35,8 @@ def paired_losses(
     joined: pa.Table, *, output: Output, cap: float, champion: int, candidate: int
 ) -> tuple[list[str], NDArray[np.float32]]:
     """Ids and loss differences (champion - candidate) of labelled requests both answered, by time of their label."""
+    if joined.num_rows == 0:
+        return [], np.zeros(0, dtype=np.float32)
     mask = pc.and_(
         pc.and_(pc.equal(joined.column("_version"), champion), pc.equal(joined.column("_shadow_version"), candidate)),
         pc.is_valid(joined.column("_label")),
@@ -54,6 +56,8 @@ def ab_stats(joined: pa.Table, *, output: Output, cap: float, champion: int, can
     Rows up to the first one that the candidate answered are left out: serving follows the ledger with a delay,
     and before that moment nothing was randomised.
     """
+    if joined.num_rows == 0:
+        return AbStats((), (0, 0))
     version = joined.column("_version").to_numpy(zero_copy_only=False)
     at = joined.column("_at").cast(pa.int64()).to_numpy(zero_copy_only=False)
     treated = version == candidate

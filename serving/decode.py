@@ -21,7 +21,8 @@ from serving.errors import Malformed, TooLarge
 from serving.explain import explain_row
 
 Array = npt.NDArray[Any]
-_TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "string": str}
+# 3.0 is a whole number too: whether an integer column got one is seen when it is packed
+_TYPES: dict[str, Any] = {"float": float, "int": int | float, "bool": bool, "string": str}
 _TOP = ("rows", "entity", "at", "params")
 
 
@@ -83,13 +84,13 @@ class Decoder:
             raise self._explain(data) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed("the body is not JSON", expected="JSON in UTF-8", hint=str(error)[:200]) from None
+        # a key that occurs twice makes more colons than keys; only then is the body worth a second look
+        if data.count(b":") > keys + len(rows) * len(self.contract.columns):
+            refuse_duplicates(data)
         if not rows:
             raise ContractViolation("there are no rows", errors=(FieldError("rows", "there are no rows", "1 or more"),))
         if len(rows) > self._max_rows:
             raise TooLarge("too many rows in one request", where="rows", expected=f"at most {self._max_rows}")
-        # a key that occurs twice makes more colons than keys; only then is the body worth a second look
-        if data.count(b":") > keys + len(rows) * len(self.contract.columns):
-            refuse_duplicates(data)
         values = [msgspec.structs.astuple(row) for row in rows]
         return Batch(values, self.pack(values), entity, _seconds(at))
 
@@ -107,10 +108,11 @@ class Decoder:
             if np.isinf(packed).any():
                 raise self._unfit(np.isinf(packed), "not finite as float32", "a finite float32", "not_finite")
             if self._whole:
-                big = np.abs(wide) > FLOAT32_EXACT_INT
-                big[:, [i for i in range(wide.shape[1]) if i not in self._whole]] = False
-                if big.any():
-                    raise self._unfit(big, "too large to be exact", f"at most {FLOAT32_EXACT_INT}", "integer")
+                whole = wide[:, self._whole]
+                limit = f"an integer up to {FLOAT32_EXACT_INT}"
+                self._refuse_whole(np.abs(whole) > FLOAT32_EXACT_INT, "too large to be exact", limit)
+                # null is NaN, which equals nothing: it is neither whole nor a fraction
+                self._refuse_whole((whole != np.rint(whole)) & ~np.isnan(whole), "expected integer", "integer")
             tensors["numbers"] = packed
         if self._strings:
             texts = np.empty((len(values), len(self._strings)), dtype=object)
@@ -119,6 +121,12 @@ class Decoder:
                     texts[n, k] = row[i] or ""
             tensors["strings"] = texts
         return tensors
+
+    def _refuse_whole(self, bad: Array, message: str, expected: str) -> None:
+        if bad.any():
+            everywhere = np.zeros((len(bad), len(self._numbers)), dtype=bool)
+            everywhere[:, self._whole] = bad
+            raise self._unfit(everywhere, message, expected, "number")
 
     def _unfit(self, bad: Array, message: str, expected: str, got: str) -> ContractViolation:
         found = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from registry.contract import Contract
 from registry.errors import BundleCorrupt, ConfigInvalid
 from serving.errors import InferenceFailed, OutputNotFinite
 
+_log = logging.getLogger("perene.serving")
 Array = npt.NDArray[Any]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -30,6 +32,8 @@ class Engine:
     """One session. `provider` is the execution provider that really runs, whatever was asked for."""
 
     def __init__(self, model: bytes, contract: Contract, *, device: Device = "auto") -> None:
+        # the CUDA provider complains loudly where there is no GPU; what really runs is published instead
+        ort.set_default_logger_severity(4)
         options = ort.SessionOptions()
         # one thread and no spinning: the loop is the pool, and a spinning pool burns the other core
         options.intra_op_num_threads = 1
@@ -50,6 +54,8 @@ class Engine:
                 where="serving.device",
                 hint="install perene[gpu] on a machine with a GPU, or set device = 'auto'",
             )
+        if device == "auto" and len(_providers(device)) > 1 and self.provider == "CPUExecutionProvider":
+            _log.info("engine.fell_back: no usable GPU, serving on the CPU")
         self._classes = contract.output.classes
         self._names = ["prediction"] if contract.output.kind == "regression" else ["probabilities"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +31,9 @@ def explain_row(contract: Contract, row: Any, path: str) -> Iterator[FieldError]
     for column in contract.columns:
         if column.name in row and not _fits(column, row[column.name]):
             got = json_type(row[column.name])
-            yield FieldError(f"{path}.{column.name}", f"expected {_expected(column)}", _expected(column), got)
+            infinite = isinstance(row[column.name], float) and not math.isfinite(row[column.name])
+            message = "not finite" if infinite else f"expected {_expected(column)}"
+            yield FieldError(f"{path}.{column.name}", message, _expected(column), got)
 
 
 def json_type(value: Any) -> str:
@@ -51,6 +54,8 @@ def _fits(column: Column, value: Any) -> bool:
     if column.dtype == "bool":
         return isinstance(value, bool)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
         return False
     return column.dtype == "float" or float(value).is_integer()
 

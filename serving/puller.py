@@ -42,7 +42,7 @@ class Puller:
     def state(self, ledger: Ledger, before: State, now: float) -> State:
         """The hand-over for the ledger as it is; `before` is what stays where a new champion is not fit to serve."""
         revision = ledger.revision()
-        keys = [Key(k.id, k.sha256, sorted(k.scopes), sorted(k.models)) for k in ledger.keys() if not k.revoked]
+        keys = [Key(k.id, k.sha256, sorted(k.scopes), sorted(k.models)) for k in ledger.keys() if not k.revoked]  # noqa: SIM118
         deployments: dict[str, Deployed] = {}
         bundles: dict[str, dict[str, Stored]] = {}
         failures: list[Failure] = []

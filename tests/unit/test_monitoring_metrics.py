@@ -57,7 +57,7 @@ def test_counters_that_alerts_watch_start_at_zero() -> None:
     worker.rollbacks_total.labels("m", "manual").inc()
     worker.start(["m"])
     worker.start(["m"])
-    assert registry.get_sample_value("perene_events_lost_total", {"reason": "full"}) == 0
+    assert registry.get_sample_value("perene_events_lost_total", {"reason": "spool_full"}) == 0
     failed = {"model": "m", "trigger": "schedule", "result": "failed"}
     assert registry.get_sample_value("perene_retrain_runs_total", failed) == 0
     assert registry.get_sample_value("perene_rollbacks_total", {"model": "m", "reason": "manual"}) == 1
