@@ -117,7 +117,7 @@ def log_e(found: Score, m0: float, rho_: float) -> float:
     """Log e-value against H0: effect <= m0 (one-sided normal mixture).
 
     >>> round(log_e(Score(s=30.0, w=500.0, v=100.0, n_t=1000, n_c=1000), 0.0, 10.0), 3)
-    3.582
+    3.583
     """
     s = found.s - m0 * found.w
     scale = found.v + rho_

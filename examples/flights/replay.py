@@ -41,7 +41,7 @@ class Leg:
 
 @dataclass(slots=True)
 class Counts:
-    """What a replay has done so far; `at` is the event time it has reached."""
+    """What a replay has done so far. Every flight that departs before `at` has been asked for: go on from there."""
 
     at: datetime
     predictions: int = 0
@@ -53,8 +53,8 @@ class Counts:
 def sampled(flight: str, *, sample: float, seed: int) -> bool:
     """Whether a flight is in the sample: by its own hash, so that neither order nor restarts change the choice.
 
-    >>> [sampled(f"UA{n}-20130401-EWR", sample=0.5, seed=3) for n in (1, 2, 3, 4)]
-    [True, True, True, True]
+    >>> [sampled(f"UA{n}-20130401-EWR", sample=0.5, seed=6) for n in (1, 2, 3, 4)]
+    [True, True, False, True]
     """
     digest = blake2b(f"{seed}\x1f{flight}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < sample * 2**64
@@ -141,7 +141,8 @@ def play(
 ) -> Counts:
     """Send `flights`, in order of departure, a step of event time at a time; labels follow once landed.
 
-    After the last departure event time runs on until every plane has landed.
+    After the last departure event time runs on until every plane has landed. When stopped, the planes still in the
+    air stay without a label, as they would if the caller had died.
     """
     counts = Counts(start)
     tower = _Tower(model, counts)
@@ -152,7 +153,7 @@ def play(
             if stop():
                 return counts
             tower.send(pool, wires, list(group), tower.due(step))
-            counts.at = max(counts.at, step)
+            counts.at = step + STEP
             on_progress(counts)
         while tower.airborne and not stop():
             tower.send(pool, wires, [], tower.due(None))
