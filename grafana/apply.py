@@ -25,9 +25,7 @@ class Applied:
     version: int
 
 
-def apply(
-    url: str, token: str, *, prometheus_url: str = "http://prometheus:9090", timeout_s: float = 10.0
-) -> Applied:
+def apply(url: str, token: str, *, prometheus_url: str = "http://prometheus:9090", timeout_s: float = 10.0) -> Applied:
     """Bring a Grafana server up to date.
 
     Args:

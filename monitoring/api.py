@@ -1,50 +1,68 @@
-"""Events as a DataFrame, in one line."""
+"""Events of a model as a DataFrame, in one line."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from monitoring.lake import Lake
-from registry.errors import ConfigInvalid
+from registry.errors import ConfigInvalid, ModelUnknown
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["events", "moment"]
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def events(lake_root: Path, model: str, *, since: str | datetime | None = None, labelled: bool = False) -> pd.DataFrame:
-    """Served predictions of `model`, oldest first; inputs under their own names, ours with a leading underscore.
+def moment(text: str | datetime | float | None, now: datetime) -> datetime | None:
+    """A point in time: an age such as "7d", "12h" or "30m" before `now`, an ISO 8601 time, or unix seconds.
 
-    Args:
-        lake_root: the event lake.
-        model: whose predictions.
-        since: an aware datetime, an ISO date, or an age such as "7d", "12h", "30m".
-        labelled: only predictions whose label has come, with `_label` and `_label_at`.
+    A time without zone is UTC.
 
     Raises:
-        ConfigInvalid: `since` is none of these.
+        ConfigInvalid: the text is neither an age nor a time.
     """
-    start = _since(since)
+    if text is None:
+        return None
+    if isinstance(text, int | float):
+        return datetime.fromtimestamp(text, UTC)
+    if isinstance(text, str):
+        if age := re.fullmatch(r"(\d{1,6})([smhdw])", text.strip()):
+            return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        try:
+            text = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise ConfigInvalid(
+                "the start is neither an age nor a time", where="since", hint='write "7d" or "2026-01-31T08:00:00Z"'
+            ) from error
+    return text if text.tzinfo else text.replace(tzinfo=UTC)
+
+
+def events(
+    lake_root: Path, model: str, *, since: str | datetime | float | None = None, labelled: bool = False
+) -> pd.DataFrame:
+    """Served predictions of a model, oldest first: its own columns, and ours with a leading underscore.
+
+    Args:
+        lake_root: folder of the event lake.
+        model: name of the model.
+        since: an age ("7d"), an ISO time, a datetime or unix seconds; all events when left out.
+        labelled: add each prediction's label and shadow answer, null where there is none.
+
+    Raises:
+        ModelUnknown: the lake has nothing of this model.
+        ConfigInvalid: `since` is not understood.
+    """
     lake = Lake(lake_root)
-    if not labelled:
-        frame: pd.DataFrame = lake.read(model, "prediction", since=start).to_pandas()
-        return frame
-    joined: pd.DataFrame = lake.joined(model, since=start).to_pandas()
-    return joined[joined["_label"].notna()].reset_index(drop=True)
-
-
-def _since(since: str | datetime | None) -> datetime | None:
-    if since is None or isinstance(since, datetime):
-        return since
-    age = re.fullmatch(r"(\d{1,6})([mhd])", since)
-    if age:
-        return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
-    try:
-        moment = datetime.fromisoformat(since)
-    except ValueError as error:
-        raise ConfigInvalid("since cannot be read", where="since", expected="'7d', '12h' or 2026-05-01") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    start = moment(since, datetime.now(UTC))
+    if model not in lake.models():
+        raise ModelUnknown(
+            "the event lake has nothing of this model",
+            where=model,
+            expected=", ".join(lake.models()),
+            hint="events appear a few seconds after the first prediction",
+        )
+    table = lake.joined(model, since=start) if labelled else lake.read(model, "prediction", since=start)
+    return table.to_pandas()

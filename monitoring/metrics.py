@@ -15,7 +15,7 @@ __all__ = ["CATALOGUE", "SERVE", "WORKER", "Metric", "ServeMetrics", "WorkerMetr
 _RETRAIN_TRIGGERS = ("schedule", "performance", "manual")
 _RETRAIN_RESULTS = ("done", "failed", "abandoned")
 _PROMOTION_RESULTS = ("promoted", "rejected", "rolled_back", "inconclusive", "aborted")
-_ROLLBACK_REASONS = ("manual", "harm", "srm")
+_ROLLBACK_REASONS = ("manual", "automatic")
 
 
 def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:

@@ -1,141 +1,168 @@
-"""The shipper: a child of the server that moves sealed ranges of every spool into the lake.
+"""Moves events from the spools to the lake; may be killed at any moment and run beside living writers.
 
-A range is chosen and remembered in the spool, written to the lake, and only then deleted from the spool. A crash
-between any two of these steps writes the same files again. Spools whose writer is gone are drained and removed.
+Order is what makes it safe: the range is written down, its files are synced in the lake, and only then are its rows
+deleted. A crash in between repeats the same range, which gives the same files.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
 import logging
 import os
 import signal
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from monitoring.events import Event, LabelEvent, decode
-from monitoring.lake import Kind, Lake
+import msgspec
+
+from monitoring.events import decode
+from monitoring.lake import Lake
 from monitoring.ranges import Range, SpoolReader
 from monitoring.spool import SUFFIX
-from registry.contract import Contract
+from registry.errors import PereneError
 
-__all__ = ["ship_once"]
+__all__ = ["main", "ship_once"]
+
+_PR_SET_PDEATHSIG = 1
+_ORPHAN_AGE_S = 60.0
+"""A lock without its spool is swept after this time: its writer died while starting, or was drained."""
 
 _log = logging.getLogger("perene.monitoring.shipper")
 
 
+@contextmanager
+def _held(path: Path, flags: int = 0) -> Iterator[bool]:
+    """Try to hold the advisory lock of a file; yields whether it is ours. A dead holder holds nothing."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
 def ship_once(spool_dir: Path, lake: Lake, *, min_rows: int, max_age_s: float, now: float) -> int:
-    """Ship every range that is due; returns the number of events moved.
+    """Move every range that is due, of every spool under `spool_dir`, to the lake; returns the rows moved.
+
+    A spool in trouble is logged and left as it is; the others go on. Nothing happens while another shipper works here.
 
     Args:
-        spool_dir: folder of the spool files.
-        lake: where the events go.
-        min_rows: a range is due when this many rows wait,
-        max_age_s: or when the oldest is older than this, in seconds.
+        spool_dir: folder of the spools.
+        lake: where to.
+        min_rows: a range with as many rows is due.
+        max_age_s: a range whose oldest row has waited as long is due; of a dead writer all are.
         now: unix seconds.
     """
+    if not spool_dir.is_dir():
+        return 0
     moved = 0
-    for path in sorted(spool_dir.glob(f"*{SUFFIX}")):
-        with _if_abandoned(path) as abandoned:
-            moved += _ship(path, lake, 1 if abandoned else min_rows, 0.0 if abandoned else max_age_s, now)
-            if abandoned:
-                _remove(path)
+    with _held(spool_dir / "shipper.lock", os.O_CREAT) as ours:
+        if not ours:
+            return 0
+        for path in sorted(spool_dir.rglob(f"*{SUFFIX}")):
+            try:
+                moved += _ship_spool(path, lake, min_rows=min_rows, max_age_s=max_age_s, now=now)
+            except (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError, PereneError) as error:
+                _log.exception("shipper.spool_failed", extra={"spool": path.name, "cause": type(error).__name__})
+        _sweep(spool_dir, now)
     return moved
 
 
-def _ship(path: Path, lake: Lake, min_rows: int, max_age_s: float, now: float) -> int:
-    reader = SpoolReader(path)
-    moved = 0
-    try:
-        while (chosen := reader.seal(min_rows=min_rows, max_age_s=max_age_s, now=now)) is not None:
-            moved += _move(reader, chosen, lake)
-            reader.delete(chosen)
-    finally:
-        reader.close()
+def _ship_spool(path: Path, lake: Lake, *, min_rows: int, max_age_s: float, now: float) -> int:
+    with _held(path.with_suffix(".lock")) as dead:
+        reader = SpoolReader(path)
+        try:
+            moved = 0
+            # No process adds to a dead spool: all of it is due, whatever its age.
+            age = float("-inf") if dead else max_age_s
+            while (chosen := reader.seal(min_rows=min_rows, max_age_s=age, now=now)) is not None:
+                moved += _ship_range(reader, lake, chosen)
+            drained = dead and reader.empty()
+        finally:
+            reader.close()
+        if drained:
+            _remove(path)
     return moved
 
 
-def _move(reader: SpoolReader, chosen: Range, lake: Lake) -> int:
-    contracts = reader.contracts()
-    groups: dict[tuple[str, Kind, int], list[tuple[int, Event]]] = {}
-    rows = reader.rows(chosen)
-    for seq, body in rows:
-        event = decode(body)
-        groups.setdefault(_group(event), []).append((seq, event))
-    for (model, kind, version), part in groups.items():
-        contract = contracts.get((model, version)) if kind != "label" else _any_contract(contracts, model)
-        lake.write(kind, contract, reader.boot, (chosen.first, chosen.last), part)
+def _ship_range(reader: SpoolReader, lake: Lake, chosen: Range) -> int:
+    rows = [(seq, decode(body)) for seq, body in reader.rows(chosen)]
+    lake.write(rows, boot=reader.boot, first=chosen.first, last=chosen.last, contracts=reader.contracts())
+    reader.delete(chosen)
     return len(rows)
 
 
-def _group(event: Event) -> tuple[str, Kind, int]:
-    if isinstance(event, LabelEvent):
-        return event.model, "label", 0
-    return event.model, "shadow" if event.arm == "shadow" else "prediction", event.version
-
-
-def _any_contract(contracts: dict[tuple[str, int], Contract], model: str) -> Contract | None:
-    """A label is typed by the model's output, which all versions share."""
-    return next((contract for (name, _), contract in contracts.items() if name == model), None)
-
-
-@contextmanager
-def _if_abandoned(path: Path) -> Iterator[bool]:
-    """Whether the writer of a spool is gone: its lock is free, and ours while we look."""
-    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free
-    finally:
-        os.close(lock)
-
-
 def _remove(path: Path) -> None:
-    for name in (
-        path,
-        path.with_name(f"{path.name}-wal"),
-        path.with_name(f"{path.name}-shm"),
-        path.with_suffix(".lock"),
-    ):
-        name.unlink(missing_ok=True)
+    """Remove an empty spool of a dead writer, its lock last: without a lock the writer counts as dead."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def main() -> None:
-    """`python -m monitoring.shipper --spool-dir DIR --lake DIR`: ship until SIGTERM, then what is left."""
-    parser = argparse.ArgumentParser(prog="monitoring.shipper")
+def _sweep(spool_dir: Path, now: float) -> None:
+    """Remove what a process that died while making or removing a spool left behind."""
+    for lock in [p for p in spool_dir.rglob("*.lock") if p.name != "shipper.lock"]:
+        with _held(lock) as dead:
+            old = lock.exists() and now - lock.stat().st_mtime > _ORPHAN_AGE_S
+            if dead and old and not lock.with_suffix(SUFFIX).exists():
+                for draft in spool_dir.rglob(f"{lock.stem}.new*"):
+                    draft.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
+
+
+def _follow_parent() -> int:
+    """Ask the kernel for SIGTERM when the parent dies (Linux); returns the parent to watch where that is not heard."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return os.getppid()
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m monitoring.shipper", description="Move spooled events to the lake."
+    )
     parser.add_argument("--spool-dir", type=Path, required=True)
     parser.add_argument("--lake", type=Path, required=True)
-    parser.add_argument("--min-rows", type=int, default=5_000)
-    parser.add_argument("--max-age", type=float, default=10.0, help="seconds")
-    parser.add_argument("--interval", type=float, default=0.25, help="seconds between looks")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between rounds")
+    parser.add_argument("--min-rows", type=int, default=5000, help="rows that make a range due")
+    parser.add_argument("--max-age", type=float, default=5.0, help="seconds after which a row is due")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Ship until SIGTERM or the parent's death, then once more with everything due."""
+    options = _arguments(argv)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    lake = Lake(given.lake)
-    while not stop.is_set():
-        _try(given.spool_dir, lake, given.min_rows, given.max_age)
-        stop.wait(given.interval)
-    _try(given.spool_dir, lake, 1, 0.0)
+    parent = _follow_parent()
+    lake = Lake(options.lake)
+    while not stop.wait(options.interval) and os.getppid() == parent:
+        _round(options, lake, options.max_age)
+    _round(options, lake, float("-inf"))
 
 
-def _try(spool_dir: Path, lake: Lake, min_rows: int, max_age_s: float) -> None:
-    """A full disk or a locked spool passes; the events stay in the spool until it has."""
-    try:
-        ship_once(spool_dir, lake, min_rows=min_rows, max_age_s=max_age_s, now=time.time())
-    except (OSError, sqlite3.Error) as error:
-        _log.error("shipper.waiting", extra={"cause": type(error).__name__})
+def _round(options: argparse.Namespace, lake: Lake, max_age_s: float) -> None:
+    moved = ship_once(options.spool_dir, lake, min_rows=options.min_rows, max_age_s=max_age_s, now=time.time())
+    if moved:
+        _log.info("shipper.moved", extra={"rows": moved})
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
     main()

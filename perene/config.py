@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     home: Path = Path(".perene")
     ledger_url: str = ""
     tracking_uri: str = ""
+    worker_host: str = "127.0.0.1"
     worker_port: int = Field(default=8002, ge=1, le=65535)
     serving: ServingSettings = ServingSettings()
     models: dict[str, WatchSettings] = {}
@@ -111,10 +112,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "monitoring": MonitoringSettings,
     }
     for part in location[:-1]:
-        if kind is Settings and part == "models":
-            kind = WatchSettings
-        else:
-            kind = tables.get(str(part), kind)
+        kind = WatchSettings if kind is Settings and part == "models" else tables.get(str(part), kind)
     return list(kind.model_fields)
 
 

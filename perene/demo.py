@@ -189,11 +189,11 @@ def _promoted(ledger: Ledger, model: str) -> bool:
 
 
 def _numbers(counts: Any, began: float, settings: Settings, *, waiting: bool) -> dict[str, str]:
-    seconds = max(time.monotonic() - began, 1e-9)
+    rate = counts.predictions / max(time.monotonic() - began, 1e-9)
     shown = {
         "event time": f"{counts.at:%Y-%m-%d %H:%M}"
         + ("  (standing still: a version is being trained)" if waiting else ""),
-        "traffic": f"{counts.predictions:,} predictions, {counts.labels:,} labels, {counts.predictions / seconds:,.0f}/s",
+        "traffic": f"{counts.predictions:,} predictions, {counts.labels:,} labels, {rate:,.0f}/s",
     }
     gauges = _gauges(f"http://127.0.0.1:{settings.worker_port}/metrics")
     realised, reference = gauges.get("perene_performance_realized"), gauges.get("perene_performance_reference")

@@ -26,6 +26,7 @@ class Story:
     _revisions: dict[str, int] = field(default_factory=dict)
     _evidence: int = 0
     _runs: dict[str, str] = field(default_factory=dict)
+    _alarms: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def news(self) -> list[Line]:
         """The lines since the last call, oldest first."""
@@ -35,7 +36,16 @@ class Story:
         new = [e for e in reversed(self.ledger.evidence(limit=50)) if e.id > self._evidence]
         for row in new:
             self._evidence = row.id
-            yield Line(row.kind, row.model, describe(row))
+            if row.kind != "finding" or self._worth_telling(row):
+                yield Line(row.kind, row.model, describe(row))
+
+    def _worth_telling(self, row: Evidence) -> bool:
+        """Alarms, and their ends; what is merely watched stays in the ledger."""
+        alarm = row.body["state"] in ("confirmed", "broken")
+        before = self._alarms.get((row.model, row.body["kind"]), False)
+        if row.body["state"] != "watch":
+            self._alarms[row.model, row.body["kind"]] = alarm
+        return alarm or (before and row.body["state"] == "ok")
 
     def _new_runs(self) -> Iterator[Line]:
         for run in reversed(self.ledger.runs(limit=20)):
@@ -59,15 +69,13 @@ def describe(row: Evidence) -> str:
         return f"{body.get('kind')}: {body.get('state')} ({body.get('severity')}) at {str(body.get('at'))[:10]}"
     if row.kind == "gates":
         return "gates: " + _gates(body)
-    decision = body.get("decision", body)
-    if isinstance(decision, dict):
-        return f"trial: {decision.get('action', '?')}: {decision.get('reason', '')}"
-    return f"trial: {decision}: {body.get('reason', '')}"
+    return f"trial: {body.get('action')}: {body.get('reason')}"
 
 
 def _gates(body: dict[str, Any]) -> str:
     gates = body.get("gates", [])
-    return ", ".join(f"{g.get('name')} {g.get('result', g.get('verdict'))}" for g in gates) or str(body.get("outcome"))
+    failed = [f"{gate['gate']}: {gate['reason']}" for gate in gates if gate["verdict"] != "pass"]
+    return "; ".join(failed) or ", ".join(f"{gate['gate']} pass" for gate in gates)
 
 
 def _run(run: Run) -> str:

@@ -20,8 +20,8 @@ import httpx
 from perene.config import FILE, Settings, load
 from perene.keyring import APP, LOCAL, ensure_key
 from perene.output import emit, say
-from registry.supervisor import Program, Supervisor
 from registry.errors import ConfigInvalid, StoreUnavailable
+from registry.supervisor import Program, Supervisor
 from retrain.settings import WorkerSettings
 
 READY_S = 60.0
@@ -37,7 +37,11 @@ def serve_program(settings: Settings) -> Program:
 def worker_program(settings: Settings) -> Program:
     """The worker as a process."""
     worker = WorkerSettings(
-        models=settings.models, port=settings.worker_port, ledger_url=settings.ledger, tracking_uri=settings.mlflow
+        models=settings.models,
+        host=settings.worker_host,
+        port=settings.worker_port,
+        ledger_url=settings.ledger,
+        tracking_uri=settings.mlflow,
     )
     path = _write(settings, "worker.json", worker.model_dump(mode="json"))
     return Program("worker", "retrain", ("--home", str(settings.home), "--settings", str(path)))

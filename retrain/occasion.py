@@ -76,6 +76,20 @@ def drift_since(ledger: Ledger, model: str, champion: int) -> datetime | None:
     return None
 
 
+def rollbacks(history: list[Deployment], *, after: int) -> list[Deployment]:
+    """The rows beyond revision `after` that put a version back which was champion before the one they replace."""
+    found: list[Deployment] = []
+    champions: list[int] = []
+    for row in history:
+        if champions and row.champion != champions[-1]:
+            if row.champion in champions and row.revision > after:
+                found.append(row)
+            champions.append(row.champion)
+        elif not champions:
+            champions.append(row.champion)
+    return found
+
+
 def former_champions(history: list[Deployment], champion: int, most: int = 3) -> list[int]:
     """The latest other champions, newest first."""
     found: list[int] = []

@@ -30,7 +30,7 @@ from retrain.reports import Reports
 from retrain.runs import Concluded, Runs, run_id
 from retrain.scheduler import Clock
 from retrain.settings import RetrainSettings, WatchSettings, WorkerSettings
-from retrain.trials import Trials
+from retrain.trials import ACTOR, Trials
 from retrain.triggers import decide
 from retrain.watch import Watch
 
@@ -58,6 +58,7 @@ class Worker:
     trials: Trials = field(init=False)
     reports: Reports = field(init=False)
     _watches: dict[str, Watch] = field(default_factory=dict, init=False)
+    _counted: dict[str, int] = field(default_factory=dict, init=False)
     _bundles: dict[tuple[str, int], Bundle] = field(default_factory=dict, init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -102,6 +103,7 @@ class Worker:
             if champion is None:
                 return  # serving's puller has not fetched it yet
             m.champion_version.labels(model).set(deployment.champion)
+            self._count_rollbacks(deployment)
             table = self.settings.models.get(model, WatchSettings())
             watch = self._watches.setdefault(model, Watch(model, self.ledger, self.lake, table.monitoring))
             labels = watch.labels
@@ -122,6 +124,17 @@ class Worker:
         except PereneError as error:
             m.monitor_failures_total.labels(model).inc()
             log.warning("retrain.turn_failed: %s", error, extra={"model": model, "code": error.code})
+
+    def _count_rollbacks(self, deployment: Deployment) -> None:
+        """Rollbacks are made elsewhere too (by command, by another leader): they are read off the ledger."""
+        model = deployment.model
+        seen = self._counted.setdefault(model, deployment.revision)
+        if deployment.revision == seen:
+            return
+        for row in occasion.rollbacks(self.ledger.history(model), after=seen):
+            reason = "automatic" if row.actor == ACTOR else "manual"
+            self.gauges.metrics.rollbacks_total.labels(model, reason).inc()
+        self._counted[model] = deployment.revision
 
     def _improve(
         self,

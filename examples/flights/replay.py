@@ -178,8 +178,7 @@ class _Tower:
         """The labels to send at event time `now` (None: all that are left), oldest landing first."""
         waiting = self.airborne
         if now is not None and not (
-            waiting
-            and (waiting[0][0] <= now - LABEL_DELAY or sum(leg[0] <= now for leg in waiting) >= LABELS_A_POST)
+            waiting and (waiting[0][0] <= now - LABEL_DELAY or sum(leg[0] <= now for leg in waiting) >= LABELS_A_POST)
         ):
             return []
         items = []

@@ -118,7 +118,7 @@ class _Stub(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = _handle  # noqa: N815 - the base class looks for these names
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing: pytest's output is read by people."""
 
 

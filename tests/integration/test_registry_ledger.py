@@ -86,9 +86,7 @@ def test_rollback_ends_a_trial(ledger: Ledger) -> None:
     """A candidate does not survive a rollback."""
     move(ledger, 0, 1)
     move(ledger, 1, 2)
-    ledger.move(
-        "toy", expected_revision=2, champion=2, candidate=3, mode="ab", weight=0.5, actor="me", reason="trial"
-    )
+    ledger.move("toy", expected_revision=2, champion=2, candidate=3, mode="ab", weight=0.5, actor="me", reason="trial")
     back = ledger.rollback("toy", actor="me", reason="bad")
     assert (back.champion, back.candidate, back.mode, back.weight) == (1, None, None, 0.0)
 

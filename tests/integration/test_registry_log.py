@@ -57,9 +57,7 @@ def test_classification_keeps_the_order_of_classes(classification: Toy, tmp_path
     from registry.parity import answers, predict_onnx
     from registry.tensors import pack_frame
 
-    bundle = build_bundle(
-        classification.estimator, classification.X, classification.y, name="toy", to=tmp_path / "b"
-    )
+    bundle = build_bundle(classification.estimator, classification.X, classification.y, name="toy", to=tmp_path / "b")
     assert bundle.contract.output.classes == (0, 1)
     got = answers(bundle.contract, predict_onnx(bundle.onnx_bytes(), pack_frame(bundle.contract, classification.X)))
     np.testing.assert_allclose(got, classification.estimator.predict_proba(classification.X), atol=1e-5)

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+
 from examples.flights.replay import Counts, Leg, legs, play, sampled
 from examples.flights.wire import Refused, Wire
 
@@ -38,6 +39,7 @@ class Record:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: 40 ms an answer otherwise
     record: Record
 
     def do_POST(self) -> None:
@@ -124,9 +126,11 @@ def test_one_connection_asks_in_order_of_departure() -> None:
     asked = record.of("predict")
     assert [f"UA{n}" for n in range(300)] == [body["entity"] for body in asked]
     assert sorted(at(body) for body in asked) == [at(body) for body in asked]
-    assert {"rows": [{"carrier": "UA", "distance": 3, "temp": None}], "entity": "UA3", "at": "2013-04-01T00:21:00Z"} == (
-        asked[3]
-    )
+    assert {
+        "rows": [{"carrier": "UA", "distance": 3, "temp": None}],
+        "entity": "UA3",
+        "at": "2013-04-01T00:21:00Z",
+    } == (asked[3])
     assert (300, 300, 0, 0) == (counts.predictions, counts.labels, counts.refused, counts.retries)
     assert {"Bearer prn_k"} == record.keys
 

@@ -61,4 +61,4 @@ def test_counters_that_alerts_watch_start_at_zero() -> None:
     failed = {"model": "m", "trigger": "schedule", "result": "failed"}
     assert registry.get_sample_value("perene_retrain_runs_total", failed) == 0
     assert registry.get_sample_value("perene_rollbacks_total", {"model": "m", "reason": "manual"}) == 1
-    assert registry.get_sample_value("perene_rollbacks_total", {"model": "m", "reason": "harm"}) == 0
+    assert registry.get_sample_value("perene_rollbacks_total", {"model": "m", "reason": "automatic"}) == 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from serving.routing import Choice, Route, bucket, choose
 
+
 def test_bucket_is_the_documented_formula() -> None:
     """First eight bytes of SHA-256 over salt, unit separator and entity, big endian, over 2^64."""
     import hashlib

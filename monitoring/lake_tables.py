@@ -1,0 +1,166 @@
+"""Events as Arrow tables: the model's own columns typed by its contract, and ours with a leading underscore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from monitoring.events import LabelEvent, PredictionEvent, value_text
+from registry.contract import Contract
+
+__all__ = ["Kind", "empty_table", "label_table", "prediction_table", "unify"]
+
+Kind = Literal["prediction", "shadow", "label"]
+Numbered = tuple[int, Any]
+"""An event with its sequence number in the spool."""
+
+TIME = pa.timestamp("us", tz="UTC")
+_ARROW = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
+_LATEST_US = 253_402_300_799 * 1_000_000
+"""Last second of the year 9999: what calendars, and so readers of the lake, can show."""
+
+_PREDICTION_META = pa.schema(
+    [
+        ("_id", pa.string()),
+        ("_at", TIME),
+        ("_received", TIME),
+        ("_model", pa.string()),
+        ("_version", pa.int64()),
+        ("_arm", pa.string()),
+        ("_entity", pa.string()),
+        ("_prediction", pa.float64()),
+        ("_probabilities", pa.list_(pa.float32())),
+        ("_latency_ms", pa.float64()),
+        ("_key", pa.string()),
+        ("_boot", pa.string()),
+        ("_seq", pa.int64()),
+    ]
+)
+_LABEL_META = pa.schema(
+    [
+        ("_id", pa.string()),
+        ("_label", pa.float64()),
+        ("_at", TIME),
+        ("_received", TIME),
+        ("_boot", pa.string()),
+        ("_seq", pa.int64()),
+    ]
+)
+
+
+def micros(seconds: float) -> int:
+    """Unix seconds as microseconds, kept between 1970 and 9999; NaN is 1970."""
+    return max(0, min(round(seconds * 1e6), _LATEST_US)) if abs(seconds) < 1e15 else 0
+
+
+def empty_table(kind: Kind) -> pa.Table:
+    """No rows, with our own columns."""
+    return (_LABEL_META if kind == "label" else _PREDICTION_META).empty_table()
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _answers(values: Sequence[Any], contract: Contract | None) -> pa.Array:
+    """Predictions or labels: numbers of a regression, text of a classification; without contract by their type."""
+    if contract is not None:
+        text = contract.output.kind == "classification"
+    else:
+        text = any(isinstance(value, str | bool) for value in values)
+    if text:
+        return pa.array([value_text(value) for value in values], pa.string())
+    return pa.array([_number(value) for value in values], pa.float64())
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    """Whether one value is of an Arrow type without changing it."""
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return False
+    return True
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """A feature column; a value of another type than the contract says becomes null, so one row stops nothing."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([value if _fits(value, kind) else None for value in values], kind)
+
+
+def _features(events: Sequence[PredictionEvent], contract: Contract | None) -> dict[str, pa.Array]:
+    """One array per contract column that is kept; dropped columns are absent, hashed ones are text."""
+    if contract is None or all(not event.features for event in events):
+        return {}
+    width = len(contract.columns)
+    padded = ((*event.features, *[None] * width)[:width] for event in events)
+    return {
+        column.name: _column(values, pa.string() if column.policy == "hash" else _ARROW[column.dtype])
+        for column, values in zip(contract.columns, zip(*padded, strict=True), strict=True)
+        if column.policy != "drop"
+    }
+
+
+def _meta(rows: Sequence[Numbered], boot: str, getters: Iterable[tuple[str, Callable[[Any], Any]]]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: [get(event) for _, event in rows] for name, get in getters}
+    return found | {"_boot": [boot] * len(rows), "_seq": [seq for seq, _ in rows]}
+
+
+def prediction_table(rows: Sequence[tuple[int, PredictionEvent]], boot: str, contract: Contract | None) -> pa.Table:
+    """Served or shadow predictions of one model and version."""
+    getters: list[tuple[str, Callable[[PredictionEvent], Any]]] = [
+        ("_id", lambda e: e.id),
+        ("_at", lambda e: micros(e.at)),
+        ("_received", lambda e: micros(e.received)),
+        ("_model", lambda e: e.model),
+        ("_version", lambda e: e.version),
+        ("_arm", lambda e: e.arm),
+        ("_entity", lambda e: e.entity),
+        ("_prediction", lambda e: e.prediction),
+        ("_probabilities", lambda e: e.probabilities),
+        ("_latency_ms", lambda e: e.latency_ms),
+        ("_key", lambda e: e.key),
+    ]
+    meta = _meta(rows, boot, getters)
+    meta["_prediction"] = _answers(meta["_prediction"], contract)
+    columns = _features([event for _, event in rows], contract)
+    return pa.table(columns | _arrays(meta, _PREDICTION_META))
+
+
+def label_table(rows: Sequence[tuple[int, LabelEvent]], boot: str, contract: Contract | None) -> pa.Table:
+    """Labels of one model; `_id` is the id of the prediction they are about."""
+    getters: list[tuple[str, Callable[[LabelEvent], Any]]] = [
+        ("_id", lambda e: e.prediction_id),
+        ("_label", lambda e: e.label),
+        ("_at", lambda e: micros(e.at)),
+        ("_received", lambda e: micros(e.received)),
+    ]
+    meta = _meta(rows, boot, getters)
+    meta["_label"] = _answers(meta["_label"], contract)
+    return pa.table(_arrays(meta, _LABEL_META))
+
+
+def _arrays(meta: dict[str, Any], schema: pa.Schema) -> dict[str, pa.Array]:
+    """Plain lists as arrays of our types, in the order of the schema; arrays pass."""
+    return {
+        field.name: made if isinstance(made := meta[field.name], pa.Array) else pa.array(made, field.type)
+        for field in schema
+    }
+
+
+def unify(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of several whose columns may differ; a column that is text in one and number in another is text."""
+    types: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for field in table.schema:
+            types.setdefault(field.name, set()).add(field.type)
+    mixed = {name for name, kinds in types.items() if len(kinds) > 1 and pa.string() in kinds}
+    cast = [
+        table.cast(pa.schema([f.with_type(pa.string()) if f.name in mixed else f for f in table.schema]))
+        for table in tables
+    ]
+    return pa.concat_tables(cast, promote_options="permissive")
