@@ -9,7 +9,7 @@ import msgspec
 __all__ = ["Arm", "Event", "LabelEvent", "PredictionEvent", "Value", "decode", "encoder", "value_text"]
 
 Value = float | int | str | bool | None
-Arm = Literal["champion", "candidate", "shadow"]
+Arm = Literal["champion", "candidate", "shadow", "pinned"]
 
 
 class PredictionEvent(msgspec.Struct, frozen=True, array_like=True, tag="p"):

@@ -36,6 +36,7 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._synced: set[Path] = set()
 
     def write(
         self,
@@ -63,7 +64,8 @@ class Lake:
                 table = prediction_table(parts[part], boot, contracts.get((model, version)))
             suffix = "" if kind == "label" else f"-v{version}"
             path = self._folder(model, kind) / f"date={day}" / f"{boot}-{first}-{last}{suffix}.parquet"
-            _store(table, path, self.root)
+            self._make_folder(path.parent)
+            _store(table, path)
             written.append(path)
         return written
 
@@ -103,7 +105,7 @@ class Lake:
         chosen = [p for p in (self.files(model, kind) if files is None else files) if _overlaps(p, low, high)]
         needed = None if columns is None else {*columns, "_at", "_boot", "_seq"}
         tables = [_load(path, needed) for path in chosen]
-        table = _once(_between(unify([empty_table(kind).select(_known(kind, needed)), *_typed(tables)]), low, high))
+        table = _once(_between(unify([empty_table(kind).select(_known(kind, needed)), *tables]), low, high))
         return table if columns is None else table.select([c for c in columns if c in table.column_names])
 
     def joined(self, model: str, *, since: Moment = None, until: Moment = None) -> pa.Table:
@@ -119,6 +121,15 @@ class Lake:
         names = {name: f"_shadow{name}" for name in ("_prediction", "_probabilities", "_version")}
         return _attach(served, shadows, names)
 
+    def _make_folder(self, folder: Path) -> None:
+        """Make the folder and sync each level above it, so that a power cut cannot take a folder with its files."""
+        if folder in self._synced:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for level in (*folder.parents[: len(folder.relative_to(self.root).parts)], self.root.absolute().parent):
+            _sync_folder(level)
+        self._synced.add(folder)
+
     def _folder(self, model: str, kind: Kind) -> Path:
         return self.root / f"model={quote(model, safe='')}" / f"kind={kind}"
 
@@ -130,9 +141,8 @@ def _part(event: Event) -> _Part:
     return event.model, "shadow" if event.arm == "shadow" else "prediction", day, event.version
 
 
-def _store(table: pa.Table, path: Path, root: Path) -> None:
+def _store(table: pa.Table, path: Path) -> None:
     """Write beside, sync, rename, sync the folder: a crash at any point leaves no half file under the name."""
-    _make_folder(path.parent, root)
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as sink:
         pq.write_table(table, sink, compression="zstd")
@@ -140,15 +150,6 @@ def _store(table: pa.Table, path: Path, root: Path) -> None:
         os.fsync(sink.fileno())
     draft.replace(path)
     _sync_folder(path.parent)
-
-
-def _make_folder(folder: Path, root: Path) -> None:
-    """Make the folder and sync each level above it, so that a power cut cannot take a folder with its files."""
-    if folder.is_dir():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for level in (*folder.parents[: len(folder.relative_to(root).parts)], root.parent):
-        _sync_folder(level)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -184,10 +185,6 @@ def _known(kind: Kind, needed: set[str] | None) -> list[str]:
     return [name for name in empty_table(kind).column_names if needed is None or name in needed]
 
 
-def _typed(tables: list[pa.Table]) -> list[pa.Table]:
-    return tables
-
-
 def _between(table: pa.Table, low: int | None, high: int | None) -> pa.Table:
     times = table.column("_at")
     if low:
@@ -203,8 +200,8 @@ def _once(table: pa.Table) -> pa.Table:
         return table
     table = table.sort_by([("_at", "ascending"), ("_seq", "ascending"), ("_boot", "ascending")])
     boots = table.column("_boot").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    pairs = np.stack([boots, table.column("_seq").to_numpy()])
-    _, first = np.unique(pairs, axis=1, return_index=True)
+    # one number for the pair: sequence numbers stay far below 2**40 within a boot
+    _, first = np.unique((boots << 40) | table.column("_seq").to_numpy(), return_index=True)
     return table if len(first) == table.num_rows else table.take(pa.array(np.sort(first)))
 
 

@@ -153,12 +153,12 @@ def _arrays(meta: dict[str, Any], schema: pa.Schema) -> dict[str, pa.Array]:
 
 
 def unify(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table of several whose columns may differ; a column that is text in one and number in another is text."""
+    """One table of several whose columns may differ; integers and floats meet as float, all else as text."""
     types: dict[str, set[pa.DataType]] = {}
     for table in tables:
         for field in table.schema:
             types.setdefault(field.name, set()).add(field.type)
-    mixed = {name for name, kinds in types.items() if len(kinds) > 1 and pa.string() in kinds}
+    mixed = {name for name, kinds in types.items() if len(kinds) > 1 and not kinds <= {pa.int64(), pa.float64()}}
     cast = [
         table.cast(pa.schema([f.with_type(pa.string()) if f.name in mixed else f for f in table.schema]))
         for table in tables

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from pyarrow import ArrowException
 
 from monitoring.events import decode
 from monitoring.lake import Lake
@@ -77,7 +78,7 @@ def ship_once(spool_dir: Path, lake: Lake, *, min_rows: int, max_age_s: float, n
         for path in sorted(spool_dir.rglob(f"*{SUFFIX}")):
             try:
                 moved += _ship_spool(path, lake, min_rows=min_rows, max_age_s=max_age_s, now=now)
-            except (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError, PereneError) as error:
+            except (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError, ArrowException, PereneError) as error:
                 _log.exception("shipper.spool_failed", extra={"spool": path.name, "cause": type(error).__name__})
         _sweep(spool_dir, now)
     return moved
@@ -133,9 +134,7 @@ def _follow_parent() -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m monitoring.shipper", description="Move spooled events to the lake."
-    )
+    parser = argparse.ArgumentParser(prog="python -m monitoring.shipper", description="Move spooled events to the lake")
     parser.add_argument("--spool-dir", type=Path, required=True)
     parser.add_argument("--lake", type=Path, required=True)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between rounds")

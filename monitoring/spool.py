@@ -266,7 +266,8 @@ class Spool:
         for entry in taken:
             try:
                 rows += [(entry.first + i, stored, self._encoder.encode(e)) for i, e in enumerate(entry.events)]
-            except Exception as error:  # any type may sit in a feature list, and encoders raise what they like
+            # any type may sit in a feature list, and encoders raise what they like
+            except Exception as error:
                 with self._mutex:
                     self._pending -= len(entry.events)
                     if entry.done is None:

@@ -35,7 +35,7 @@ class Supervisor:
         self._programs = list(programs)
         self._logs = logs
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._files: list[IO[bytes]] = []
+        self._files: dict[str, IO[bytes]] = {}
         self._stopping = threading.Event()
         # one thread starts every child and lives until the end: see registry.child on parent death
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
@@ -68,7 +68,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for file in self._files:
+        for file in self._files.values():
             file.close()
 
     def _watch(self) -> None:
@@ -95,8 +95,9 @@ class Supervisor:
             self._stopping.wait(0.1)
 
     def _spawn(self, program: Program) -> subprocess.Popen[bytes]:
-        log = (self._logs / f"{program.name}.log").open("ab")
-        self._files.append(log)
+        log = self._files.get(program.name)
+        if log is None:
+            log = self._files[program.name] = (self._logs / f"{program.name}.log").open("ab")
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         return subprocess.Popen(
             child.command(program.module, *program.arguments),

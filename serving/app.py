@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from serving.state import read_state, stamp
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 
 VERSION = "0.1.0"
+INLINE_BYTES = 64 * 1024
+"""Larger bodies take milliseconds, so they take a thread: other requests do not wait for them."""
 _JSON = "application/json"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _log = logging.getLogger("perene.serving")
@@ -54,11 +57,15 @@ class Service:
         self._keys = Keys(())
         self._stamp = 0
         self._written = 0.0
+        self._behind: set[str] = set()
 
     async def follow(self) -> None:
         """Look for a new hand-over for ever; load it beside what serves, then swap the pointer."""
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # whatever one hand-over holds, the next one must still be looked at
+                _log.exception("serving.refresh_failed")
             await asyncio.sleep(self.settings.poll_seconds)
 
     async def refresh(self) -> None:
@@ -66,6 +73,8 @@ class Service:
         now = stamp(self._cache)
         stats = self.spool.stats()
         self.metrics.spool_bytes.set(stats.bytes)
+        for name in self._behind:
+            self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, time.time() - self._written))
         if now in (0, self._stamp):
             return
         state = read_state(self._cache)
@@ -75,10 +84,9 @@ class Service:
         self.table = await asyncio.to_thread(self._loader.build, state, self.table)
         self._stamp = now
         self._written = state.written
-        for name, model in self.table.models.items():
-            wanted = state.deployments[name].revision if name in state.deployments else model.revision
-            lag = time.time() - state.written if model.revision != wanted else 0.0
-            self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, lag))
+        self._behind = {f.model for f in self.table.failures}
+        for name in self.table.models.keys() - self._behind:
+            self.metrics.alias_lag_seconds.labels(model=name).set(0.0)
         _log.info("serving.table", extra={"revision": state.revision, "models": sorted(self.table.models)})
 
     def check(self, request: Request, scope: str) -> Caller:
@@ -159,8 +167,10 @@ def _predict(service: Service) -> Handler:
     async def handler(request: Request, caller: Caller, request_id: str) -> Response:
         began = time.perf_counter()
         model, pinned = _target(service, request)
+        caller.may_use(model.name)
         data = await _body(request, service.settings.max_body_bytes)
-        done = service.plane.predict(model, data, key=caller.id, request_id=request_id, pinned=pinned)
+        predict = partial(service.plane.predict, model, data, key=caller.id, request_id=request_id, pinned=pinned)
+        done = predict() if len(data) < INLINE_BYTES else await asyncio.to_thread(predict)
         version = str(done.version.version)
         service.count(model.name, version, done.arm, 200)
         headers = {
@@ -194,12 +204,17 @@ def _target(service: Service, request: Request) -> tuple[Model, Version | None]:
 
 
 def _feedback(service: Service) -> Handler:
-    async def handler(request: Request, _caller: Caller, request_id: str) -> Response:
+    async def handler(request: Request, caller: Caller, request_id: str) -> Response:
         data = await _body(request, service.settings.max_body_bytes)
         name = request.path_params.get("model")
         if name is not None:
             service.table.get(name)
-        results = await service.plane.feedback(service.table.get, read_items(data, name))
+
+        def allowed(wanted: str) -> Model:
+            caller.may_use(wanted)
+            return service.table.get(wanted)
+
+        results = await service.plane.feedback(allowed, read_items(data, name))
         return _json({"results": results}, request_id)
 
     return handler

@@ -19,6 +19,11 @@ class Caller:
     scopes: frozenset[str]
     models: frozenset[str]
 
+    def may_use(self, model: str) -> None:
+        """Raise NotAllowed when the key is limited to other models."""
+        if self.models and model not in self.models:
+            raise NotAllowed("this key is not for this model", where="Authorization")
+
 
 ANYBODY = Caller("", frozenset({"predict", "feedback", "read"}), frozenset())
 """Who calls when authentication is off (loopback only)."""
@@ -49,8 +54,8 @@ class Keys:
             )
         if scope not in caller.scopes:
             raise NotAllowed(f"this key may not {scope}", where="Authorization", expected=f"a key with scope {scope}")
-        if model is not None and caller.models and model not in caller.models:
-            raise NotAllowed("this key is not for this model", where="Authorization")
+        if model is not None:
+            caller.may_use(model)
         return caller
 
 

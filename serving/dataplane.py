@@ -20,7 +20,7 @@ from registry.contract import Contract
 from registry.errors import ContractViolation, FieldError, PereneError
 from serving.decode import Batch
 from serving.engine import Answer
-from serving.labels import LabelItem, check_label
+from serving.labels import LabelItem, check_at, check_label
 from serving.models import Model, Version
 from serving.routing import Choice, choose
 
@@ -56,13 +56,14 @@ class DataPlane:
             InferenceFailed, OutputNotFinite: the champion failed.
         """
         began = time.perf_counter()
-        # champion and candidate share one contract (the gate sees to it), so the body is read once
         reader = pinned or model.champion
         batch = reader.decoder.decode(data)
+        if batch.at is not None:
+            check_at(batch.at, self._clock())
         parsed = time.perf_counter()
         entity = batch.entity or request_id
         choice = Choice(pinned.version, "champion") if pinned else choose(model.route, entity)
-        version, arm, answer = self._run(model, choice, batch, pinned)
+        version, arm, answer, batch = self._run(model, choice, data, batch, pinned)
         ended = time.perf_counter()
         stage = self._metrics.stage_duration_seconds
         stage.labels(model=model.name, stage="parse").observe(parsed - began)
@@ -78,30 +79,36 @@ class DataPlane:
         if answer.probabilities is not None:
             body["probabilities"] = answer.probabilities
         body["prediction_ids"] = ids
-        shadow = self._shadow(model, choice.shadow, batch, answer, ids) if choice.shadow is not None else None
+        shadow = self._shadow(model, choice.shadow, data, batch, answer, ids) if choice.shadow is not None else None
         encoded = self._encode(body)
         stage.labels(model=model.name, stage="encode").observe(time.perf_counter() - ended)
         self._metrics.rows_total.labels(model=model.name).inc(len(ids))
         return Predicted(encoded, version, arm, ids[0], len(ids), shadow)
 
-    def _run(self, model: Model, choice: Choice, batch: Batch, pinned: Version | None) -> tuple[Version, Arm, Answer]:
-        version = pinned or model.versions[choice.version]
-        if choice.arm != "candidate":
-            return version, "champion", version.engine.run(batch.tensors)
-        try:
-            return version, "candidate", version.engine.run(batch.tensors)
-        except PereneError as error:
-            self._metrics.rejected_total.labels(reason="candidate_failed").inc()
-            _log.warning("serving.candidate_failed", extra={"model": model.name, "code": error.code})
-            return model.champion, "champion", model.champion.engine.run(batch.tensors)
+    def _run(
+        self, model: Model, choice: Choice, data: bytes, batch: Batch, pinned: Version | None
+    ) -> tuple[Version, Arm, Answer, Batch]:
+        if pinned is not None:
+            return pinned, "pinned", pinned.engine.run(batch.tensors), batch
+        if choice.arm == "candidate":
+            version = model.versions[choice.version]
+            try:
+                own = _as_read_by(version, model.champion, data, batch)
+                return version, "candidate", version.engine.run(own.tensors), own
+            except PereneError as error:
+                self._metrics.rejected_total.labels(reason="candidate_failed").inc()
+                _log.warning("serving.candidate_failed", extra={"model": model.name, "code": error.code})
+        return model.champion, "champion", model.champion.engine.run(batch.tensors), batch
 
-    def _shadow(self, model: Model, number: int, batch: Batch, served: Answer, ids: list[str]) -> Callable[[], None]:
+    def _shadow(
+        self, model: Model, number: int, data: bytes, batch: Batch, served: Answer, ids: list[str]
+    ) -> Callable[[], None]:
         version = model.versions[number]
 
         def work() -> None:
             began = time.perf_counter()
             try:
-                answer = version.engine.run(batch.tensors)
+                answer = version.engine.run(_as_read_by(version, model.champion, data, batch).tensors)
             except PereneError as error:
                 self._metrics.rejected_total.labels(reason="shadow_failed").inc()
                 _log.warning("serving.shadow_failed", extra={"model": model.name, "code": error.code})
@@ -165,6 +172,8 @@ class DataPlane:
             try:
                 contract = models(item.model).champion.contract
                 label, at = check_label(contract.output, item)
+                if at is not None:
+                    check_at(at, now)
             except PereneError as error:
                 results.append(_rejected(item, error))
                 continue
@@ -190,6 +199,11 @@ def kept(contract: Contract, row: tuple[Any, ...]) -> list[Any]:
             digest = hashlib.sha256(str(value).encode()).hexdigest()[:16]
             out.append(digest if column.policy == "hash" else None)
     return out
+
+
+def _as_read_by(version: Version, reader: Version, data: bytes, batch: Batch) -> Batch:
+    """The body as `version` reads it: read again where its columns, or only their order, are others."""
+    return batch if version.contract.columns == reader.contract.columns else version.decoder.decode(data)
 
 
 def _same(a: Any, b: Any) -> bool:

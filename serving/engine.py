@@ -11,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from registry.contract import Contract
+from registry.contract import Contract, Output
 from registry.errors import BundleCorrupt, ConfigInvalid
 from serving.errors import InferenceFailed, OutputNotFinite
 
 _log = logging.getLogger("perene.serving")
 Array = npt.NDArray[Any]
 Device = Literal["auto", "cpu", "cuda"]
+_IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
+"""The smallest graph: y = x, opset 18, IR 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,16 @@ class Engine:
             return Answer(output.reshape(-1).tolist(), None)
         best = output.argmax(axis=1).tolist()
         return Answer([self._classes[i] for i in best], output.tolist())
+
+
+def require_device(device: Device) -> None:
+    """Check at start that the device asked for is really there.
+
+    Raises:
+        ConfigInvalid: `cuda` without a usable GPU.
+    """
+    if device == "cuda":
+        Engine(_IDENTITY, Contract("probe", (), Output("regression")), device=device)
 
 
 def _providers(device: Device) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ def read_items(data: bytes, model: str | None) -> list[LabelItem]:
         Malformed: not JSON of that form.
     """
     try:
-        body: Any = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body: Any = _parse(data)
+    except (ValueError, RecursionError):
         raise Malformed("the body is not JSON", expected="JSON in UTF-8") from None
     if isinstance(body, dict):
         body = body["items"] if set(body) == {"items"} else [body]
@@ -53,6 +54,18 @@ def read_items(data: bytes, model: str | None) -> list[LabelItem]:
     return items
 
 
+def _parse(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        # 1e999 is JSON too, and its item deserves an answer of its own; NaN is not JSON
+        return json.loads(data, parse_constant=_no_constant)
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(text)
+
+
 def check_label(output: Output, item: LabelItem) -> tuple[float | int | str | bool, float | None]:
     """The label and its time in unix seconds, as the model's output can take them.
 
@@ -64,11 +77,24 @@ def check_label(output: Output, item: LabelItem) -> tuple[float | int | str | bo
     return _label(output, item.label), _time(item.at)
 
 
+def check_at(at: float, now: float) -> None:
+    """Refuse an event time, in unix seconds, more than a day ahead of `now`: it would run away with event clocks.
+
+    Raises:
+        ContractViolation: it is.
+    """
+    if at > now + 86_400:
+        raise _violation("at", "a time not more than a day ahead", "a later one")
+
+
 def _label(output: Output, label: Any) -> float | int | str | bool:
     if output.kind == "regression":
-        if isinstance(label, bool) or not isinstance(label, (int, float)) or not math.isfinite(label):
-            raise _violation("label", "a finite number", json_type(label))
-        return float(label)
+        try:
+            if not isinstance(label, bool) and isinstance(label, (int, float)) and math.isfinite(float(label)):
+                return float(label)
+        except OverflowError:  # an integer beyond what a float holds
+            pass
+        raise _violation("label", "a finite number", json_type(label))
     for known in output.classes:
         # 1 == True in Python, but not in a contract
         if known == label and isinstance(known, bool) == isinstance(label, bool):

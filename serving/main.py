@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from monitoring.spool import Spool
 from registry.errors import ConfigInvalid, PereneError
 from registry.supervisor import Program, Supervisor
 from serving.app import create_app
+from serving.engine import require_device
 from serving.settings import ServingSettings
 
 DRAIN_S = 8
@@ -27,15 +29,18 @@ def serve(settings: ServingSettings, home: Path, *, ledger_url: str = "", tracki
     """Serve until SIGTERM or SIGINT: requests in flight are answered, the spool is flushed, children end.
 
     Raises:
-        ConfigInvalid: a bind beyond loopback without authentication.
+        ConfigInvalid: a bind beyond loopback without authentication, or device = "cuda" without a GPU.
         StoreUnavailable: the spool's folder cannot be written.
     """
     check_bind(settings)
+    require_device(settings.device)
     home = home.resolve()
     registry = CollectorRegistry()
     spool = Spool.open(home / "spool", max_bytes=settings.spool_max_bytes)
     children = Supervisor(programs(settings, home, ledger_url, tracking_uri), home / "logs")
     try:
+        # uvicorn raises the signal again once it has drained: that must not skip what follows here
+        signal.signal(signal.SIGTERM, _exit)
         children.start()
         app = create_app(settings, home / "cache", spool, ServeMetrics(registry))
         uvicorn.run(
@@ -70,6 +75,10 @@ def programs(settings: ServingSettings, home: Path, ledger_url: str, tracking_ur
         *("--min-rows", str(settings.seal_rows), "--max-age", str(settings.seal_seconds)),
     )
     return [Program("puller", "serving.puller", puller), Program("shipper", "monitoring.shipper", shipper)]
+
+
+def _exit(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def check_bind(settings: ServingSettings) -> None:

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.bundle import read_bundle
@@ -37,7 +37,6 @@ class Puller:
 
     cache: Path
     fetch: Fetch
-    _refused: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def state(self, ledger: Ledger, before: State, now: float) -> State:
         """The hand-over for the ledger as it is; `before` is what stays where a new champion is not fit to serve."""
@@ -47,7 +46,7 @@ class Puller:
         bundles: dict[str, dict[str, Stored]] = {}
         failures: list[Failure] = []
         for name, row in ledger.deployments().items():
-            ready, failed = self._bundles(row, now)
+            ready, failed = self._bundles(row)
             failures += failed
             if str(row.champion) in ready:
                 deployments[name] = _deployed(row, with_candidate=str(row.candidate) in ready)
@@ -57,14 +56,13 @@ class Puller:
                 bundles[name] = before.bundles[name]
         return State(revision, now, deployments, bundles, keys, failures)
 
-    def _bundles(self, row: Deployment, now: float) -> tuple[dict[str, Stored], list[Failure]]:
+    def _bundles(self, row: Deployment) -> tuple[dict[str, Stored], list[Failure]]:
         ready: dict[str, Stored] = {}
         failures: list[Failure] = []
         for version in filter(None, (row.champion, row.candidate)):
             try:
                 ready[str(version)] = self._prepare(row.model, version)
             except PereneError as error:
-                self._refused[(row.model, version)] = now
                 failures.append(Failure(row.model, version, error.message))
                 extra = {"model": row.model, "version": version, "reason": error.message}
                 _log.error("puller.refused", extra=extra)
@@ -117,9 +115,13 @@ def follow(puller: Puller, ledger_url: str) -> None:
                     if ledger.revision() != seen or (retry and now >= retry):
                         before = read_state(puller.cache) or State()
                         state = puller.state(ledger, before, now)
-                        write_state(puller.cache, state)
                         seen = state.revision
                         retry = now + RETRY_S if state.failures else 0.0
+                        if before.deployments and not state.deployments:
+                            # a ledger that was lost or mistyped must not stop what serves
+                            _log.error("puller.empty_ledger: what was handed over before keeps serving")
+                            continue
+                        write_state(puller.cache, state)
                     time.sleep(POLL_S)
         except PereneError as error:
             _log.warning("puller.waiting", extra={"reason": error.message})
