@@ -65,4 +65,5 @@ def events(
             hint="events appear a few seconds after the first prediction",
         )
     table = lake.joined(model, since=start) if labelled else lake.read(model, "prediction", since=start)
-    return table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

@@ -31,7 +31,7 @@ _PREDICTION_META = pa.schema(
         ("_arm", pa.string()),
         ("_entity", pa.string()),
         ("_prediction", pa.float64()),
-        ("_probabilities", pa.list_(pa.float32())),
+        ("_probabilities", pa.list_(pa.field("element", pa.float32()))),  # the name Parquet gives it back
         ("_latency_ms", pa.float64()),
         ("_key", pa.string()),
         ("_boot", pa.string()),

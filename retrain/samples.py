@@ -63,7 +63,9 @@ def ab_stats(joined: pa.Table, *, output: Output, cap: float, champion: int, can
     treated = version == candidate
     if not treated.any():
         return AbStats((), (0, 0))
-    rows = joined.filter(pa.array((at > at[treated].min()) & (treated | (version == champion))))
+    # a caller who pinned a version was not randomised
+    drawn = pc.not_equal(joined.column("_arm"), "pinned").to_numpy(zero_copy_only=False)
+    rows = joined.filter(pa.array((at > at[treated].min()) & (treated | (version == champion)) & drawn))
     if rows.num_rows == 0:
         return AbStats((), (0, 0))
     version = rows.column("_version").to_numpy(zero_copy_only=False)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ VERSION = "0.1.0"
 INLINE_BYTES = 64 * 1024
 """Larger bodies take milliseconds, so they take a thread: other requests do not wait for them."""
 _JSON = "application/json"
+_PROBLEM = "application/problem+json"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _log = logging.getLogger("perene.serving")
 
@@ -115,10 +117,12 @@ def create_app(settings: ServingSettings, cache: Path, spool: Spool, metrics: Se
         with contextlib.suppress(asyncio.CancelledError):
             await follower
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    # a redirect would send the caller to whatever host its own header names
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     _routes(app, service)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _http_error)
     return app
 
 
@@ -152,7 +156,10 @@ def _endpoint(service: Service, scope: str | None, handler: Handler) -> Callable
         service.metrics.requests_in_progress.inc()
         try:
             caller = ANYBODY if scope is None else service.check(request, scope)
-            return await handler(request, caller, request_id)
+            response = await handler(request, caller, request_id)
+            if scope not in (None, "predict"):  # a prediction is counted with its version and arm
+                service.count(_deployed(service, request), "", "", response.status_code)
+            return response
         except PereneError as error:
             return _refusal(service, request, error, request_id)
         except ClientDisconnect:
@@ -214,7 +221,7 @@ def _feedback(service: Service) -> Handler:
             caller.may_use(wanted)
             return service.table.get(wanted)
 
-        results = await service.plane.feedback(allowed, read_items(data, name))
+        results = await service.plane.feedback(allowed, read_items(data, name, most=service.settings.max_rows))
         return _json({"results": results}, request_id)
 
     return handler
@@ -317,16 +324,14 @@ async def _body(request: Request, most: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and (len(declared) > 15 or int(declared) > most):
         raise _too_large(most)
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()
     async for part in request.stream():
-        size += len(part)
-        if size > most:
+        body += part
+        if len(body) > most:
             raise _too_large(most)
-        parts.append(part)
-    if not size:
+    if not body:
         raise Malformed("the body is empty", expected='{"rows": […]}')
-    return b"".join(parts)
+    return bytes(body)
 
 
 def _too_large(most: int) -> TooLarge:
@@ -335,30 +340,42 @@ def _too_large(most: int) -> TooLarge:
 
 def _refusal(service: Service, request: Request, error: PereneError, request_id: str) -> Response:
     status = status_of(error)
-    name = request.path_params.get("model", "")
-    service.count(name if name in service.table.models else "", "", "", status)
+    service.count(_deployed(service, request), "", "", status)
     if status in (400, 413, 415, 422):
         service.metrics.validation_errors_total.labels(kind=error.code).inc()
     elif status >= 500:
         _log.error("serving.failed", extra={"code": error.code, "request_id": request_id})
-    problem = "application/problem+json" in request.headers.get("accept", "")
+    problem = _wants_problem(request)
     headers = {"x-request-id": request_id}
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     if status == 503:
         headers["retry-after"] = "1"
-    media = "application/problem+json" if problem else _JSON
+    media = _PROBLEM if problem else _JSON
     return Response(body_of(error, request_id, problem=problem), status, headers, media)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Unknown paths and methods, in the same envelope."""
+    """Unknown paths and methods, and what nobody foresaw, in the same envelope."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     text = {404: "there is no such route", 405: "this route does not take this method"}.get(status, "refused")
     headers = dict(getattr(error, "headers", None) or {})
     request_id = _request_id(request)
     facts = {"code": f"http_{status}", "message": text, "request_id": request_id, "hint": "GET /openapi.json"}
-    return Response(msgspec.json.encode({"error": facts}), status, {**headers, "x-request-id": request_id}, _JSON)
+    problem = _wants_problem(request)
+    head = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": text}
+    body = msgspec.json.encode({**head, **facts} if problem else {"error": facts})
+    return Response(body, status, {**headers, "x-request-id": request_id}, _PROBLEM if problem else _JSON)
+
+
+def _wants_problem(request: Request) -> bool:
+    return _PROBLEM in request.headers.get("accept", "")
+
+
+def _deployed(service: Service, request: Request) -> str:
+    """The model of the path for a metric's label; empty unless it is deployed: labels stay bounded."""
+    name = request.path_params.get("model", "")
+    return name if name in service.table.models else ""
 
 
 def _request_id(request: Request) -> str:

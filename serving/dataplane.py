@@ -20,6 +20,7 @@ from registry.contract import Contract
 from registry.errors import ContractViolation, FieldError, PereneError
 from serving.decode import Batch
 from serving.engine import Answer
+from serving.explain import short
 from serving.labels import LabelItem, check_at, check_label
 from serving.models import Model, Version
 from serving.routing import Choice, choose
@@ -215,7 +216,7 @@ def _same(a: Any, b: Any) -> bool:
 def _rejected(item: LabelItem, error: PereneError) -> dict[str, Any]:
     first = error.errors[0] if isinstance(error, ContractViolation) and error.errors else FieldError("", error.message)
     return {
-        "prediction_id": item.prediction_id[:64],
+        "prediction_id": short(item.prediction_id),
         "status": "rejected",
         "error": {"code": error.code, "message": error.message, "expected": first.expected, "got": first.got},
     }

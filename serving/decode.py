@@ -18,7 +18,7 @@ import numpy.typing as npt
 from registry.contract import FLOAT32_EXACT_INT, Column, Contract
 from registry.errors import ContractViolation, FieldError
 from serving.errors import Malformed, TooLarge
-from serving.explain import explain_row
+from serving.explain import explain_row, short
 
 Array = npt.NDArray[Any]
 # 3.0 is a whole number too: whether an integer column got one is seen when it is packed
@@ -155,7 +155,7 @@ class Decoder:
         rows: Any = [whole]
         if "rows" in whole:
             rows = whole["rows"]
-            found += [FieldError(key, "unknown key", ", ".join(_TOP)) for key in whole if key not in _TOP]
+            found += [FieldError(short(key), "unknown key", ", ".join(_TOP)) for key in whole if key not in _TOP]
             found += [
                 FieldError(key, "of the wrong type", "string", type(whole[key]).__name__)
                 for key in ("entity", "at")
@@ -176,7 +176,10 @@ class Decoder:
 
 def refuse_duplicates(data: bytes) -> None:
     """Raise Malformed when an object of the body has a key twice: parsers disagree on which one counts."""
-    json.loads(data, object_pairs_hook=_no_duplicates)
+    try:
+        json.loads(data, object_pairs_hook=_no_duplicates, parse_int=_int)
+    except RecursionError:
+        raise Malformed("the body is nested too deeply", expected="JSON in UTF-8") from None
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

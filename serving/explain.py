@@ -25,7 +25,7 @@ def explain_row(contract: Contract, row: Any, path: str) -> Iterator[FieldError]
         near = difflib.get_close_matches(name.lower(), [c.name.lower() for c in contract.columns], n=1)
         right = next((c.name for c in contract.columns if near and c.name.lower() == near[0]), None)
         hint = f"did you mean '{right}'?" if right else ""
-        yield FieldError(f"{path}.{_short(name)}", "unknown feature", "a feature of the contract", hint=hint)
+        yield FieldError(f"{path}.{short(name)}", "unknown feature", "a feature of the contract", hint=hint)
     for column in missing:
         yield FieldError(f"{path}.{column.name}", "missing feature", _expected(column), "nothing")
     for column in contract.columns:
@@ -60,6 +60,6 @@ def _fits(column: Column, value: Any) -> bool:
     return column.dtype == "float" or float(value).is_integer()
 
 
-def _short(name: str) -> str:
-    """A caller's own key, bounded and printable: it is a name, not a value."""
+def short(name: str) -> str:
+    """A caller's own name for something, bounded and printable: whatever it holds, it can be answered."""
     return "".join(c for c in name[:63] if c.isprintable())

@@ -13,10 +13,13 @@ import msgspec
 
 from registry.contract import Output
 from registry.errors import ContractViolation, FieldError
-from serving.errors import Malformed
+from serving.decode import refuse_duplicates
+from serving.errors import Malformed, TooLarge
 from serving.explain import json_type
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+
+_YEAR_1900 = datetime(1900, 1, 1, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,12 @@ class LabelItem:
     at: Any = None
 
 
-def read_items(data: bytes, model: str | None) -> list[LabelItem]:
+def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
     """The items of a body: a list, `{"items": […]}`, or one item; without a model in the path each names its own.
 
     Raises:
-        Malformed: not JSON of that form.
+        Malformed: not JSON of that form, or a key occurs twice.
+        TooLarge: more than `most` items.
     """
     try:
         body: Any = _parse(data)
@@ -44,6 +48,9 @@ def read_items(data: bytes, model: str | None) -> list[LabelItem]:
     wanted = '[{"prediction_id": "…", "label": 1.5}]'
     if not isinstance(body, list) or not body or not all(isinstance(item, dict) for item in body):
         raise Malformed("the body is not a list of labels", expected=wanted)
+    if len(body) > most:
+        raise TooLarge("too many labels in one request", where="items", expected=f"at most {most}")
+    refuse_duplicates(data)
     items = []
     for n, item in enumerate(body):
         named = model or item.get("model")
@@ -59,7 +66,7 @@ def _parse(data: bytes) -> Any:
         return msgspec.json.decode(data)
     except msgspec.DecodeError:
         # 1e999 is JSON too, and its item deserves an answer of its own; NaN is not JSON
-        return json.loads(data, parse_constant=_no_constant)
+        return json.loads(data.decode(), parse_constant=_no_constant)
 
 
 def _no_constant(text: str) -> float:
@@ -78,11 +85,15 @@ def check_label(output: Output, item: LabelItem) -> tuple[float | int | str | bo
 
 
 def check_at(at: float, now: float) -> None:
-    """Refuse an event time, in unix seconds, more than a day ahead of `now`: it would run away with event clocks.
+    """Refuse an event time, in unix seconds, before 1900 or more than a day ahead of `now`.
+
+    The one has no date that the event lake can be filed by; the other would run away with event clocks.
 
     Raises:
-        ContractViolation: it is.
+        ContractViolation: it is such a time.
     """
+    if at < _YEAR_1900:
+        raise _violation("at", "a time since 1900", "an earlier one")
     if at > now + 86_400:
         raise _violation("at", "a time not more than a day ahead", "a later one")
 

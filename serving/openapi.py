@@ -39,6 +39,11 @@ def document(table: Table, version: str) -> dict[str, Any]:
                 "summary": f"Predict with version {number}",
             }
             paths[f"/models/{name}/versions/{number}/predict"] = {"post": pinned}
+    if len(table.models) == 1:
+        alone = next(iter(sorted(table.models)))
+        for part in ("predict", "feedback"):
+            only = paths[f"/models/{alone}/{part}"]["post"]
+            paths[f"/{part}"] = {"post": {**only, "operationId": part}}
     paths["/models"] = {"get": _read("", "")}
     for path in ("/livez", "/readyz", "/metrics"):
         answers = {"200": {"description": "Yes."}}
@@ -65,7 +70,7 @@ def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "model": {"type": "string"},
         "version": {"type": "integer"},
-        "arm": {"enum": ["champion", "candidate"]},
+        "arm": {"enum": ["champion", "candidate", "pinned"]},
         "predictions": {"type": "array", "items": value},
         "prediction_ids": {"type": "array", "items": {"type": "string", "format": "uuid"}},
     }

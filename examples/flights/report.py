@@ -69,12 +69,12 @@ def markdown(months: pd.DataFrame, *, unit: str = "minutes") -> str:
         f"| month | flights | loop on, {unit} | never retrain, {unit} | difference | versions |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    for row in months.itertuples(index=False):
-        gained = row.never_retrain - row.loop_on
+    for row in months.to_dict("records"):
+        gained = row["never_retrain"] - row["loop_on"]
         note = " (worse)" if gained < 0 else ""
         lines.append(
-            f"| {row.month} | {row.n:,} | {row.loop_on:.2f} | {row.never_retrain:.2f} "
-            f"| {-gained:+.2f}{note} | {row.versions} |"
+            f"| {row['month']} | {row['n']:,} | {row['loop_on']:.2f} | {row['never_retrain']:.2f} "
+            f"| {-gained:+.2f}{note} | {row['versions']} |"
         )
     return "\n".join(lines) + "\n"
 

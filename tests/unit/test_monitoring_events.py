@@ -48,7 +48,8 @@ def test_not_a_number_survives() -> None:
     """NaN in a feature stays NaN."""
     found = decode(encoder().encode(_prediction(features=[math.nan])))
     assert isinstance(found, PredictionEvent)
-    assert isinstance(found.features[0], float) and math.isnan(found.features[0])
+    assert isinstance(found.features[0], float)
+    assert math.isnan(found.features[0])
 
 
 def test_numpy_scalars_become_plain_values() -> None:

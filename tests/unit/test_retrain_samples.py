@@ -24,6 +24,7 @@ def joined(rows: list[dict[str, Any]]) -> pa.Table:
         "_id": pa.string(),
         "_at": stamp,
         "_version": pa.int64(),
+        "_arm": pa.string(),
         "_entity": pa.string(),
         "_prediction": pa.float64(),
         "_probabilities": pa.list_(pa.float32()),
@@ -41,6 +42,7 @@ def row(i: int, version: int, prediction: float, **more: Any) -> dict[str, Any]:
         "_id": f"r{i}",
         "_at": DAY + timedelta(minutes=i),
         "_version": version,
+        "_arm": "champion" if version == 1 else "candidate",
         "_entity": "",
         "_prediction": prediction,
         "_label": 10.0,
@@ -98,3 +100,12 @@ def test_classes_are_compared_by_their_probabilities() -> None:
     ids, d = paired_losses(joined(rows), output=CLASSES, cap=1.0, champion=1, candidate=2)
     assert ids == ["r0"]
     np.testing.assert_allclose(d, [0.25])
+
+
+def test_a_pinned_request_is_not_part_of_the_trial() -> None:
+    """Its caller chose the version; nobody drew a lot."""
+    drawn = [row(0, 2, 10.0), row(1, 1, 10.0), row(2, 2, 10.0)]
+    pinned = [row(3, 2, 50.0, _arm="pinned"), row(4, 1, 50.0, _arm="pinned")]
+    without = ab_stats(joined(drawn), output=NUMBER, champion=1, candidate=2, cap=20.0)
+    assert without.exposed == (1, 1)
+    assert ab_stats(joined(drawn + pinned), output=NUMBER, champion=1, candidate=2, cap=20.0) == without
