@@ -54,7 +54,7 @@ MEANINGS: Final = {
     "RetrainSettings.experiment_limit": "a trial older than this ends as inconclusive",
     "RetrainSettings.training_timeout_s": "seconds a run may take",
     "RetrainSettings.training_memory_mb": "memory a run may take",
-    "RetrainSettings.promotion": "`auto`: the trial decides; `approve`: it waits for a row; `manual`: no trial is begun",
+    "RetrainSettings.promotion": "`auto`: the trial decides; `approve`: it waits for a row; `manual`: no trial begins",
 }
 
 
@@ -115,7 +115,7 @@ def _name(kind: Any) -> str:
         return f"list of {_name(inside[0])}"
     if origin is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return "table"
-    return {str: "text", bool: "boolean", timedelta: "duration", Path: "path"}.get(kind, kind.__name__)
+    return {str: "text", bool: "boolean", timedelta: "duration", Path: "path"}.get(kind) or str(kind.__name__)
 
 
 def _default(field: FieldInfo) -> str:

@@ -145,7 +145,7 @@ class Loader:
                 continue
             try:
                 loaded[number] = self._load(name, number, stored)
-            except (PereneError, OSError, ValueError, LookupError) as error:
+            except (PereneError, OSError, ValueError, LookupError, TypeError) as error:
                 self._metrics.model_load_failures_total.labels(reason=getattr(error, "code", "unreadable")).inc()
                 failures.append(Failure(name, number, getattr(error, "message", "its bundle cannot be read")))
         return loaded, failures

@@ -23,10 +23,14 @@ class Span(Protocol):
     """A half-open span of event time, UTC: start <= at < end."""
 
     @property
-    def start(self) -> datetime: ...
+    def start(self) -> datetime:
+        """The first instant of the span."""
+        ...
 
     @property
-    def end(self) -> datetime: ...
+    def end(self) -> datetime:
+        """The first instant after it."""
+        ...
 
 
 def load(window: Span) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from itertools import groupby
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from examples.flights.wire import Refused, Stopped, Wire
@@ -75,7 +76,7 @@ def _plain(column: pd.Series[Any]) -> list[Any]:
     if column.dtype.kind != "f":
         return column.tolist()
     # the source has at most five decimals, so these digits give the same float32 back
-    return [None if value != value else round(value, 5) for value in column.astype("float64").tolist()]
+    return [None if isnan(value) else round(value, 5) for value in column.astype("float64").tolist()]
 
 
 def replay(
@@ -181,7 +182,7 @@ class _Tower:
             waiting and (waiting[0][0] <= now - LABEL_DELAY or sum(leg[0] <= now for leg in waiting) >= LABELS_A_POST)
         ):
             return []
-        items = []
+        items: list[dict[str, Any]] = []
         while waiting and len(items) < LABELS_A_POST and (now is None or waiting[0][0] <= now):
             landed, prediction, label = heapq.heappop(waiting)
             items.append({"prediction_id": prediction, "label": label, "at": _iso(landed)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,11 +38,11 @@ def some(raw: source.Raw) -> source.Raw:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> pytest.MonkeyPatch:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PERENE_HOME", str(tmp_path_factory.mktemp("home")))
         source.flights()
-        yield patch
+        yield
 
 
 def test_every_flown_flight_is_there_once_and_no_cancelled_one(raw: source.Raw) -> None:

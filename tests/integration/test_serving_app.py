@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def offsets(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {n: offset_bundle(toy_bundle, folder / str(n), 100.0 * n) for n in (1, 2)}
 
 
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(scenario())  # type: ignore[arg-type]
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ BAD: list[tuple[str, bytes, int]] = [
     ("twice by escape", with_text('"hour": 7', '"hour": 7, "h\\u006fur": 8'), 400),
     ("deep list", b"[" * 30_000, 400),
     ("deep object", b'{"rows":' * 8_000, 400),
-    ("nearly too deep", b'{"rows":[' + json.dumps(ROW).encode() + b'],"params":' + b'{"a":' * 985 + b"1" + b"}" * 986, 400),
+    ("nearly too deep", body_of_rows()[:-1] + b', "params": ' + b'{"a":' * 985 + b"1" + b"}" * 986, 400),
     ("1e999", with_text("1.5", "1e999"), 422),
     ("beyond float32", with_text("1.5", "3.5e38"), 422),
     ("2^53 + 1", with_text('"hour": 7', f'"hour": {2**53 + 1}'), 422),
@@ -892,7 +892,11 @@ def test_a_damaged_new_bundle_leaves_the_old_one_serving(
             assert (await served.predict())["version"] == 1
             samples = await metrics(served)
             assert sum(n for (name, _), n in samples.items() if name == "perene_model_load_failures_total") == 1
-            assert samples["perene_alias_lag_seconds", ("toy",)] > 0
+
+            async def lags() -> bool:
+                return (await metrics(served))["perene_alias_lag_seconds", ("toy",)] > 0
+
+            await served.until(lags)
             cache.deploy(3)
             await served.serves(3)
             assert (await served.predict())["predictions"] == [207.0]

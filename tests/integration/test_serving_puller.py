@@ -1,0 +1,201 @@
+"""The puller over a real ledger: what it hands over, what it refuses, and what stays in place meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from registry.bundle import read_bundle, seal
+from registry.errors import StoreUnavailable
+from registry.keys import new_key
+from registry.ledger import Ledger
+from serving.puller import Puller
+from serving.state import Deployed, Key, State, Stored
+from tests.integration.serving_toy import offset_bundle
+
+
+@dataclass
+class Store:
+    """Bundles by version, copied on request; counts what was fetched."""
+
+    bundles: dict[int, Path]
+    fetched: list[int] = field(default_factory=list)
+
+    def __call__(self, model: str, version: int, to: Path) -> object:
+        self.fetched.append(version)
+        if version not in self.bundles:
+            raise StoreUnavailable("MLflow does not answer")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        return shutil.copytree(self.bundles[version], to)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(toy_bundle: Path, tmp_path: Path) -> Store:
+    return Store({n: offset_bundle(toy_bundle, tmp_path / f"v{n}", 100.0 * n) for n in (1, 2)})
+
+
+@dataclass(frozen=True)
+class First:
+    """A first hand-over of champion 1 and candidate 2, as one puller made it."""
+
+    cache: Path
+    state: State
+    revision: int
+    fetched: list[int]
+    secret: str
+    key: Key
+
+
+@pytest.fixture(scope="session")
+def first(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
+    """Made once: each new version is run in a child, which takes seconds."""
+    folder = tmp_path_factory.mktemp("puller")
+    store = Store({n: offset_bundle(toy_bundle, folder / f"v{n}", 100.0 * n) for n in (1, 2)})
+    secret, record = new_key("test", {"predict"}, {"toy"})
+    with closing(Ledger.open(f"sqlite:///{folder / 'ledger.db'}")) as ledger:
+        ledger.add_key(record)
+        deploy(ledger, 1, 2, revision=0)
+        puller = Puller(folder / "cache", store)
+        state = puller.state(ledger, State(), 5.0)
+        # a second look finds everything in place
+        assert puller.state(ledger, state, 5.0) == state
+        key = Key(record.id, record.sha256, ["predict"], ["toy"])
+        return First(puller.cache, state, ledger.revision(), store.fetched, secret, key)
+
+
+@pytest.fixture
+def puller(tmp_path: Path, store: Store, first: First) -> Puller:
+    """A puller that has checked version 1 already."""
+    cache = tmp_path / "cache"
+    shutil.copytree(first.cache / "bundles/toy/1", cache / "bundles/toy/1")
+    shutil.copy(first.cache / "bundles/toy/1.golden.json", cache / "bundles/toy")
+    return Puller(cache, store)
+
+
+def deploy(ledger: Ledger, champion: int, candidate: int | None = None, *, revision: int) -> None:
+    ledger.move(
+        "toy",
+        expected_revision=revision,
+        champion=champion,
+        candidate=candidate,
+        mode="ab" if candidate else None,
+        weight=0.25 if candidate else 0.0,
+        salt="s" if candidate else "",
+        actor="test",
+        reason="test",
+    )
+
+
+def damage(bundle: Path) -> None:
+    """One bit of the graph, after sealing."""
+    data = bytearray((bundle / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / "model.onnx").write_bytes(bytes(data))
+
+
+def lie(bundle: Path) -> None:
+    """Sealed, but the golden rows expect other answers: only a run in the child finds that."""
+    import pandas as pd
+
+    golden = pd.read_parquet(bundle / "golden.parquet")
+    golden["_expected"] += 1
+    golden.to_parquet(bundle / "golden.parquet", index=False)
+    seal(bundle)
+
+
+def test_the_first_hand_over(first: First) -> None:
+    """Both bundles lie in the cache, verified, with warm-up rows beside them, and were fetched once."""
+    state = first.state
+    assert state.deployments == {"toy": Deployed(1, 1, 2, "ab", 0.25, "s")}
+    assert state.keys == [first.key]
+    assert (state.revision, state.written, state.failures) == (first.revision, 5.0, [])
+    for version in ("1", "2"):
+        stored = state.bundles["toy"][version]
+        assert stored == Stored(f"bundles/toy/{version}", read_bundle(first.cache / stored.dir).digest)
+        golden = (first.cache / f"{stored.dir}.golden.json").read_text()
+        assert golden.count('"hour"') == 32
+        assert "_expected" not in golden
+    assert first.fetched == [1, 2]
+    assert first.secret not in repr(state)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [(damage, "model.onnx"), (lie, "other answers")])
+def test_a_corrupt_candidate_is_dropped_and_told(
+    spoil: Callable[[Path], None], reason: str, ledger: Ledger, puller: Puller, store: Store
+) -> None:
+    """The champion serves alone, and the trial does not start."""
+    spoil(store.bundles[2])
+    deploy(ledger, 1, 2, revision=0)
+    state = puller.state(ledger, State(), 0.0)
+    assert state.deployments == {"toy": Deployed(1, 1)}
+    assert set(state.bundles["toy"]) == {"1"}
+    (failure,) = state.failures
+    assert (failure.model, failure.version) == ("toy", 2)
+    assert reason in failure.reason
+    assert not (puller.cache / "bundles/toy/2").exists()
+
+
+def test_a_corrupt_champion_keeps_the_deployment_before_it(ledger: Ledger, puller: Puller, store: Store) -> None:
+    """And so does one that cannot be fetched at all."""
+    deploy(ledger, 1, revision=0)
+    before = puller.state(ledger, State(), 0.0)
+    damage(store.bundles[2])
+    deploy(ledger, 2, revision=1)
+    after = puller.state(ledger, before, 1.0)
+    assert after.deployments == before.deployments == {"toy": Deployed(1, 1)}
+    assert after.bundles == before.bundles
+    assert [(f.model, f.version) for f in after.failures] == [("toy", 2)]
+    deploy(ledger, 3, revision=2)
+    missing = puller.state(ledger, after, 2.0)
+    assert missing.deployments == before.deployments
+    assert [(f.version, f.reason) for f in missing.failures] == [(3, "MLflow does not answer")]
+    assert missing.revision == ledger.revision() > before.revision
+
+
+def test_without_one_before_it_a_corrupt_champion_is_not_handed_over(
+    ledger: Ledger, puller: Puller, store: Store
+) -> None:
+    """Nothing serves, and the reason is told."""
+    damage(store.bundles[2])
+    deploy(ledger, 2, revision=0)
+    state = puller.state(ledger, State(), 0.0)
+    assert (state.deployments, state.bundles) == ({}, {})
+    assert [f.version for f in state.failures] == [2]
+
+
+def test_a_bundle_that_rots_in_the_cache_is_fetched_again(ledger: Ledger, puller: Puller, store: Store) -> None:
+    """At the try after the one that found it."""
+    deploy(ledger, 1, revision=0)
+    before = puller.state(ledger, State(), 0.0)
+    damage(puller.cache / before.bundles["toy"]["1"].dir)
+    found = puller.state(ledger, before, 1.0)
+    assert [f.version for f in found.failures] == [1]
+    assert found.deployments == before.deployments
+    mended = puller.state(ledger, found, 2.0)
+    assert (mended.failures, mended.bundles) == ([], before.bundles)
+    assert store.fetched == [1]
+
+
+def test_a_revoked_key_disappears(ledger: Ledger, puller: Puller) -> None:
+    """The others stay, and the ledger's revision moves so that the puller looks."""
+    records = [new_key(name, {"predict"})[1] for name in ("a", "b")]
+    for record in records:
+        ledger.add_key(record)
+    before = puller.state(ledger, State(), 0.0)
+    assert {k.id for k in before.keys} == {r.id for r in records}
+    ledger.revoke_key(records[0].id)
+    after = puller.state(ledger, before, 1.0)
+    assert {k.id for k in after.keys} == {records[1].id}
+    assert after.revision > before.revision
