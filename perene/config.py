@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -78,10 +79,10 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     found = path or Path(FILE)
     if path is not None and not path.is_file():
         raise ConfigInvalid(f"{path}: there is no such file", where=str(path), hint="name an existing perene.toml")
-    text = found.read_text() if found.is_file() else ""
     try:
+        text = found.read_text(encoding="utf-8") if found.is_file() else ""
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{found}: not TOML: {error}", where=str(found), hint="mend the line named") from error
     try:
         settings = Settings(**{**data, **{k: v for k, v in overrides.items() if v is not None}})
@@ -95,13 +96,19 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
 def _invalid(path: Path, text: str, error: ValidationError) -> ConfigInvalid:
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"])
-    where = f"{path}:{line_of(text, [str(part) for part in first['loc']])}" if text else "environment"
+    where = _variable(first["loc"]) or f"{path}:{line_of(text, [str(part) for part in first['loc']])}"
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
         return ConfigInvalid(f"{where}: unknown key '{key}'", where=where, hint=hint)
     return ConfigInvalid(f"{where}: key '{key}': {first['msg']}", where=where, hint="mend this key")
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The environment variable that set a key, or nothing when the file did."""
+    name = "PERENE__" + "__".join(str(part) for part in location).upper()
+    return next((key for key in os.environ if key.upper() == name), "")
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -89,10 +89,10 @@ def nulls_allowed(contract: Contract, features: pd.DataFrame) -> pd.DataFrame:
     late = [c.name for c in contract.columns if c.nullable and not features[c.name].isna().any()]
     if not late:
         return features
-    row = features.iloc[[-1]].copy()
+    extended = features.iloc[[*range(len(features)), -1]].reset_index(drop=True)
     for name in late:
-        row[name] = None if features[name].dtype == object else np.nan
-    return pd.concat([features, row], ignore_index=True)
+        extended.loc[len(features), name] = None if features[name].dtype == object else np.nan
+    return extended
 
 
 def digest(frame: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from monitoring.findings import Finding
 from monitoring.lake import Lake
+from monitoring.lake_tables import Kind
 from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
 from registry.bundle import Bundle
@@ -96,7 +97,7 @@ class Watch:
             self.monitor.mark_consumed(self._names(files))
         return self.monitor
 
-    def _fresh(self, monitor: Monitor, kind: str) -> list[Path]:
+    def _fresh(self, monitor: Monitor, kind: Kind) -> list[Path]:
         seen = monitor.consumed
         files = [f for f in self.lake.files(self.model, kind) if self._name(f) not in seen]
         return files[:FILES_PER_TICK]

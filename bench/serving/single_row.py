@@ -96,9 +96,8 @@ def main() -> None:
         ready = time.perf_counter() - began
         os.sched_setaffinity(0, {1})
         request = request_for(given.model, (given.home / "keys" / "local").read_text().strip())
-        print(
-            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ready in {ready:.1f} s\n"
-        )
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        print(f"{machine}, ready in {ready:.1f} s\n")
         print("| connections | requests/s | p50 ms | p99 ms | server CPU µs/request | RSS MiB |")
         print("|---:|---:|---:|---:|---:|---:|")
         asyncio.run(load(request, 4, 1.0))

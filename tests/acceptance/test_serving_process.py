@@ -350,7 +350,8 @@ def test_sigterm_under_load_answers_what_is_in_flight(cache: Cache) -> None:
         open_requests = [half_sent(server) for _ in range(8)]
         for request in open_requests:
             next(request)
-        until(lambda: len(answered) > 100, "there is no load")
+        lake = Lake(server.home / "events")
+        until(lambda: len(answered) > 100 and lake.files("toy", "prediction") != [], "there is no load, or no shipper")
         began = time.monotonic()
         os.kill(server.process.pid, signal.SIGTERM)
         until(lambda: server.ask("GET", "/livez")[0] == 0, "it still accepts connections")
@@ -363,7 +364,7 @@ def test_sigterm_under_load_answers_what_is_in_flight(cache: Cache) -> None:
         join(clients)
         assert broken == []
         assert not any(child.is_running() for child in children.values())
-        stored = Lake(server.home / "events").read("toy", "prediction", columns=["_id"]).column("_id").to_pylist()
+        stored = lake.read("toy", "prediction", columns=["_id"]).column("_id").to_pylist()
         assert len(set(stored)) == len(stored)
         assert set(stored) >= set(answered)
         assert list((server.home / "spool").glob("*.spool")) == []

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.request import Request, urlopen
 
-import jsonschema  # type: ignore[import-untyped]  # it ships neither annotations nor stubs
+import jsonschema  # it ships neither annotations nor stubs
 import pytest
 
 from grafana.apply import apply

@@ -126,7 +126,11 @@ def test_loops_foreign_operators_and_external_data_are_refused(copied_bundle: Co
     outside = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
     outside.data_location = TensorProto.EXTERNAL
     add = helper.make_node("Add", ["numbers", "w"], ["prediction"])
-    cases = ((foreign, [], "com.evil"), (loop, [], "Loop"), (add, [outside], "outside"))
+    cases: tuple[tuple[onnx.NodeProto, list[onnx.TensorProto], str], ...] = (
+        (foreign, [], "com.evil"),
+        (loop, [], "Loop"),
+        (add, [outside], "outside"),
+    )
     for node, initializers, says in cases:
         folder = copied_bundle()
         graph = helper.make_graph([node], "g", [x], [y], initializer=initializers)

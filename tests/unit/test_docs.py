@@ -77,6 +77,17 @@ def test_commands_in_the_documents_exist_with_their_flags() -> None:
     assert seen > 10
 
 
+def test_python_in_the_documents_is_python_and_uses_public_names() -> None:
+    """Every block compiles, and `perene.NAME` is exported."""
+    seen: set[str] = set()
+    for page in PAGES:
+        for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+            compile(block, page.name, "exec")
+            seen |= set(re.findall(r"\bperene\.(\w+)", block))
+    assert seen <= set(perene.__all__)
+    assert {"log_model", "events"} <= seen
+
+
 @pytest.mark.parametrize("model", [Settings, ServingSettings, MonitoringSettings, RetrainSettings])
 def test_every_setting_is_described(model: type[BaseModel]) -> None:
     """In a row of the configuration page, with a meaning."""

@@ -14,7 +14,7 @@ from serving.errors import Malformed, body_of, status_of
 
 def test_every_error_has_a_code_of_its_own() -> None:
     """A client can tell them apart."""
-    kinds = [PereneError, *PereneError.__subclasses__()]
+    kinds: list[type[PereneError]] = [PereneError, *PereneError.__subclasses__()]
     codes = [kind.code for kind in kinds if kind.__module__ in (registry_errors.__name__, errors.__name__)]
     assert len(set(codes)) == len(codes)
 
