@@ -34,6 +34,7 @@ check: setup ## linters, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m monitoring.alerts --check deploy/prometheus/perene-rules.yml
 	$(BIN)/python -m grafana --check deploy/grafana/perene.json
+	$(BIN)/python docs/generate.py --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -54,6 +55,7 @@ chaos: setup ## kill -9 for longer than CI has time for
 generate: setup
 	$(BIN)/python -m monitoring.alerts --write deploy/prometheus/perene-rules.yml
 	$(BIN)/python -m grafana --write deploy/grafana/perene.json
+	$(BIN)/python docs/generate.py --write
 
 lock: setup ## resolve pyproject.toml again, with hashes and without host names
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \

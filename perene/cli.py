@@ -6,6 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -23,8 +25,10 @@ app = typer.Typer(
 )
 grafana_app = typer.Typer(no_args_is_help=True, help="Dashboards for Grafana.")
 app.add_typer(grafana_app, name="grafana")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys_app, name="keys")
 
-Home = Annotated[Path | None, typer.Option(help="Folder of the embedded stores.", envvar="PERENE_HOME")]
+Home = Annotated[Path | None, typer.Option(help="Folder of the embedded stores; before PERENE__HOME.")]
 Config = Annotated[Path | None, typer.Option(help="Another file than ./perene.toml.", envvar="PERENE_CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Url = Annotated[str, typer.Option(help="The server.", envvar="PERENE_URL")]
@@ -257,8 +261,6 @@ def status(
 @_examples("perene doctor", "perene doctor --json")
 def doctor(home: Home = None, config: Config = None, as_json: Json = False) -> None:
     """Check what the processes need; exit code 1 when something is wrong."""
-    from dataclasses import asdict
-
     from perene.doctor import examine
 
     checks = examine(_settings(home, config))
@@ -277,13 +279,59 @@ def grafana_apply(
     """Push folder, data source and dashboard."""
     from grafana.apply import apply
 
-    emit(apply(url, token, prometheus_url=prometheus), as_json=as_json)
+    emit(asdict(apply(url, token, prometheus_url=prometheus)), as_json=as_json)
+
+
+@keys_app.command("new")
+@_examples("perene keys new shop --scope predict", "perene keys new shop --scope predict --model flight-time")
+def keys_new(
+    label: str,
+    scope: Annotated[list[str], typer.Option(help="predict, feedback, read, promote or admin; repeatable.")],
+    model: Annotated[list[str] | None, typer.Option(help="Only these models; repeatable.")] = None,
+    home: Home = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key; its secret is shown once and kept nowhere."""
+    from registry.keys import new_key
+    from registry.ledger import Ledger
+
+    secret, record = new_key(label, set(scope), set(model or ()))
+    with closing(Ledger.open(_settings(home, config).ledger)) as ledger:
+        ledger.add_key(record)
+    emit({"id": record.id, "key": secret}, as_json=as_json)
+    say(f"next: perene keys revoke {record.id} ends it within seconds")
+
+
+@keys_app.command("list")
+@_examples("perene keys list --json")
+def keys_list(home: Home = None, config: Config = None, as_json: Json = False) -> None:
+    """List keys, without their secrets."""
+    from registry.ledger import Ledger
+
+    with closing(Ledger.open(_settings(home, config).ledger)) as ledger:
+        rows = [
+            {"id": k.id, "label": k.label, "scopes": " ".join(sorted(k.scopes)), "revoked": k.revoked}
+            for k in ledger.keys()  # noqa: SIM118
+        ]
+    emit(rows, as_json=as_json, columns=("id", "label", "scopes", "revoked"))
+
+
+@keys_app.command("revoke")
+@_examples("perene keys revoke 1a2b3c4d")
+def keys_revoke(identifier: str, home: Home = None, config: Config = None) -> None:
+    """End a key; servers follow within seconds."""
+    from registry.ledger import Ledger
+
+    with closing(Ledger.open(_settings(home, config).ledger)) as ledger:
+        ledger.revoke_key(identifier)
+    say(f"key {identifier} is revoked")
 
 
 def _own_key(home: Path | None) -> str:
     from perene.keyring import stored_key
 
-    return stored_key(home or Path(".perene"))
+    return stored_key(_settings(home, None).home)
 
 
 def _parse(text: str) -> Any:

@@ -7,7 +7,6 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -24,9 +23,7 @@ FILE = "perene.toml"
 class Settings(BaseSettings):
     """The whole configuration. Environment variables win over the file, the file over defaults."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="PERENE__", env_nested_delimiter="__", env_nested_max_split=2
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="PERENE__", env_nested_delimiter="__")
 
     home: Path = Path(".perene")
     ledger_url: str = ""
@@ -69,8 +66,8 @@ class Settings(BaseSettings):
         return self.home / "events"
 
 
-def load(path: Path | None = None, **overrides: Any) -> Settings:
-    """Read `path`, or `perene.toml` of this folder if there is one.
+def load(path: Path | None = None, *, home: Path | None = None) -> Settings:
+    """Read `path`, or `perene.toml` of this folder if there is one; `home`, a flag, wins over file and environment.
 
     Raises:
         ConfigInvalid: the file is named but missing, is not TOML, or has a key that does not exist or a value
@@ -85,12 +82,12 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{found}: not TOML: {error}", where=str(found), hint="mend the line named") from error
     try:
-        settings = Settings(**{**data, **{k: v for k, v in overrides.items() if v is not None}})
+        settings = Settings(**data)
     except ValidationError as error:
         raise _invalid(found, text, error) from error
     for name in settings.models:
         check_name(name)
-    return settings
+    return settings if home is None else settings.model_copy(update={"home": home})
 
 
 def _invalid(path: Path, text: str, error: ValidationError) -> ConfigInvalid:

@@ -57,7 +57,8 @@ def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     rows = list(rows)
     if not sys.stdout.isatty():
         for row in rows:
-            out.print("\t".join(_text(row.get(column)) for column in columns), markup=False)
+            # not through rich, which turns tabs into spaces: reasons hold spaces, so columns could not be told apart
+            sys.stdout.write("\t".join(_text(row.get(column)) for column in columns) + "\n")
         return
     table = Table(*columns, box=None, header_style="bold")
     for row in rows:

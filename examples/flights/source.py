@@ -131,8 +131,8 @@ def _last_weather(weather: pd.DataFrame, origin: Column, departed: Column) -> pd
 
 
 def cache_file() -> Path:
-    """Where the assembled table is kept: below PERENE_HOME, or this user's temporary folder."""
-    home = os.environ.get("PERENE_HOME")
+    """Where the assembled table is kept: below PERENE__HOME, or this user's temporary folder."""
+    home = os.environ.get("PERENE__HOME")
     user = os.getuid() if hasattr(os, "getuid") else "me"
     folder = Path(home) / "cache" if home else Path(tempfile.gettempdir()) / f"perene-{user}"
     return folder / "flights" / f"flights-2013-v{FORMAT}.parquet"

@@ -177,12 +177,6 @@ def test_report_has_months_and_a_picture(demo: DemoRun) -> None:
         assert f"| {month['month']} | {month['n']:,} |" in demo.stderr
 
 
-def test_finding_was_explained_by_a_report(demo: DemoRun) -> None:
-    pages = list((demo.home / "reports" / MODEL).rglob("*.html"))
-    assert pages
-    assert all(page.stat().st_size > 10_000 for page in pages)
-
-
 def test_status_models_and_doctor(demo: DemoRun, tmp_path: Path) -> None:
     home = ("--home", str(demo.home))
     status = perene("status", *home, "--json", cwd=tmp_path)

@@ -216,19 +216,15 @@ def test_acknowledged_labels_survive_kill_9(cache: Cache) -> None:
         connection = server.connect()
         try:
             while True:
-                items = [
-                    {"prediction_id": uuid7(), "label": generator.random()} for _ in range(generator.randint(1, 4))
-                ]
-                identifiers = [item["prediction_id"] for item in items]
+                identifiers = [uuid7() for _ in range(generator.randint(1, 4))]
+                items = [{"prediction_id": i, "label": generator.random()} for i in identifiers]
                 sent.extend(identifiers)
                 status, body = server.on(connection, "POST", "/models/toy/feedback", items)
                 assert status == 200
                 assert [r["status"] for r in body["results"]] == ["accepted"] * len(items)
                 acknowledged.extend(identifiers)
-        except OSError:  # killed
-            pass
-        except http.client.HTTPException:
-            pass
+        except (OSError, http.client.HTTPException):
+            pass  # killed
         finally:
             connection.close()
 

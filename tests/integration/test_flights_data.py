@@ -40,7 +40,7 @@ def some(raw: source.Raw) -> source.Raw:
 @pytest.fixture(autouse=True, scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PERENE_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PERENE__HOME", str(tmp_path_factory.mktemp("home")))
         source.flights()
         yield
 
@@ -55,7 +55,7 @@ def test_every_flown_flight_is_there_once_and_no_cancelled_one(raw: source.Raw) 
 
 
 def test_the_second_read_comes_from_the_cache_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table is assembled once and kept below PERENE_HOME; the published files are not read again."""
+    """The table is assembled once and kept below PERENE__HOME; the published files are not read again."""
     assert source.cache_file().is_file()
     assert ["flights-2013-v1.parquet"] == [p.name for p in source.cache_file().parent.iterdir()]
     monkeypatch.setattr(source, "read_raw", lambda: pytest.fail("the published files were read again"))
@@ -64,7 +64,7 @@ def test_the_second_read_comes_from_the_cache_and_is_the_same(monkeypatch: pytes
 
 def test_without_a_home_the_cache_is_private_to_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two users of one machine do not share a folder that only one of them may write."""
-    monkeypatch.delenv("PERENE_HOME")
+    monkeypatch.delenv("PERENE__HOME")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert tmp_path in source.cache_file().parents
     assert tmp_path != source.cache_file().parent.parent

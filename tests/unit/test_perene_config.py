@@ -156,7 +156,9 @@ def test_example_is_valid() -> None:
 
     settings = load(Path(package).parent / "perene.toml")
     assert set(settings.models) == {"flight-time", "flight-late"}
-    assert settings.models["flight-time"].retrain.clock == "event"
+    retrain = settings.models["flight-time"].retrain
+    assert retrain is not None
+    assert retrain.clock == "event"
 
 
 def test_line_of_the_deepest_part() -> None:
