@@ -207,6 +207,10 @@ def test_mlflow_loads_the_champion_and_predicts_the_same(demo: DemoRun, client: 
     """Nothing is locked in: `mlflow.pyfunc` alone answers like the server."""
     rows = _flights(20)
     assert len(rows) == 20
+    # the demo may have ended before its puller handed the last move over: a server starts with what it has
+    wait_for(
+        lambda: client.predict(MODEL, rows[0])["version"] == _champion(demo), seconds=20, why="the champion serves"
+    )
     served = client.predict(MODEL, rows)
     assert served["version"] == _champion(demo)
     code = (

@@ -72,22 +72,18 @@ def test_the_notebook_lines_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     y = ((X["age"] > 50) & (X["plan"] == "basic")).astype(int)
     encoder = make_column_transformer((OneHotEncoder(sparse_output=False), ["plan"]), remainder="passthrough")
     pipeline = make_pipeline(encoder, HistGradientBoostingClassifier(max_iter=10)).fit(X, y)
-    first, ask, read = [
-        line for line in block("python", "perene.log_model").splitlines() if line.startswith(("v", "p"))
-    ]
+    train, ask, read = re.split(r"(?=^with |^events )", block("python", "perene.log_model"), flags=re.M)
     names: dict[str, Any] = {"pipeline": pipeline, "X": X, "y": y}
-    exec(f"import perene\n{first}", names)
+    exec(train, names)
     assert names["version"].version == 1
-    key = ensure_key(load(), *LOCAL)
+    names["key"] = ensure_key(load(), *LOCAL)
     ports = {"perene-serve": free_port(), "perene-worker": free_port()}
     url = f"http://127.0.0.1:{ports['perene-serve']}"
     with running(home, ports, "serve"):
         until_ready(url)
-        exec(f"answer = {ask.replace('Client(key=key)', f'Client({url!r}, {key!r})')}", names)
-        assert names["answer"]["predictions"] in ([0], [1])
-        label = {"prediction_id": names["answer"]["prediction_ids"][0], "label": 1}
-        exec(f"perene.Client({url!r}, {key!r}).feedback('churn', [{label!r}])", names)
-    exec(f"frame = {read}", names)
-    assert names["frame"]["_label"].tolist() == ["1"]
-    assert names["frame"]["age"].tolist() == [41]
+        exec(ask.replace("Client(key=key)", f"Client({url!r}, key)"), names)
+    assert names["answer"]["predictions"] in ([0], [1])
+    exec(read, names)
+    assert names["events"]["_label"].tolist() == ["1"]
+    assert names["events"]["age"].tolist() == [41]
     assert list((home / "spool").glob("*.spool")) == []

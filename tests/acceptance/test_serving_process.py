@@ -133,6 +133,14 @@ def join(threads: list[threading.Thread]) -> None:
         assert not thread.is_alive()
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether it still runs: one that only waits for somebody to ask how it ended does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def libraries(pid: int) -> set[str]:
     """Top packages of the shared objects that a process has mapped."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
@@ -238,7 +246,7 @@ def test_acknowledged_labels_survive_kill_9(cache: Cache) -> None:
         server.process.wait()
         join(writers)
         server.start()
-        until(lambda: not any(child.is_running() for child in children.values()), "the children outlived their parent")
+        until(lambda: not any(alive(child) for child in children.values()), "the children outlived their parent")
         server.ready()
         lake = Lake(server.home / "events")
         count: Counter[str] = Counter()
@@ -359,7 +367,7 @@ def test_sigterm_under_load_answers_what_is_in_flight(cache: Cache) -> None:
         assert server.process.wait(timeout=10 - (time.monotonic() - began)) == 0
         join(clients)
         assert broken == []
-        assert not any(child.is_running() for child in children.values())
+        assert not any(alive(child) for child in children.values())
         stored = lake.read("toy", "prediction", columns=["_id"]).column("_id").to_pylist()
         assert len(set(stored)) == len(stored)
         assert set(stored) >= set(answered)

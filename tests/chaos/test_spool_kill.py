@@ -100,7 +100,7 @@ def _found(lake: Lake) -> Counter[str]:
 
 @pytest.mark.timeout(120 + 4 * CYCLES)
 def test_every_acknowledged_label_is_in_the_lake_once(tmp_path: Path) -> None:
-    """A kill of the writer in each cycle, of the shipper in every other one: nothing acknowledged is missing, nothing is there twice."""
+    """The writer is killed in each cycle, the shipper in every other: nothing is missing, nothing there twice."""
     acknowledged, found = _storm(tmp_path, cycles=CYCLES, manner="careful", seed=7)
     print(f"{len(acknowledged)} acknowledged, {len(found)} found, {CYCLES} kills")
     assert len(acknowledged) >= 100 * CYCLES

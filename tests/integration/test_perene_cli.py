@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from perene import __version__
-from perene.cli import app
+from perene.cli import app, main
 from registry.ledger import Ledger
 
 PERENE = Path(sys.executable).with_name("perene")
@@ -86,11 +86,26 @@ def test_help_of_each_command_begins_with_examples(command: str) -> None:
         ("log", "toy", "--from", "2013-01-01", "--to", "2013-02-01"),
     ],
 )
-def test_wrong_use_exits_with_2_and_says_nothing_on_stdout(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    done = _run(tmp_path, *arguments)
+def test_wrong_use_exits_with_2_and_says_nothing_on_stdout(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["perene", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    shown = capsys.readouterr()
+    assert (end.value.code, shown.out) == (2, "")
+    assert shown.err
+
+
+def test_error_of_a_process(tmp_path: Path) -> None:
+    """The same through a real process: no traceback, code and message as above."""
+    done = _run(tmp_path, "demo", "nope")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "error: there is no demo 'nope'\n  where: demo\n  expected: flights\n"
 
 
 @pytest.mark.parametrize(
