@@ -10,6 +10,8 @@ from grafana.dashboard import DATASOURCE_UID, build
 from registry.errors import ConfigInvalid, PereneError, StoreUnavailable
 
 FOLDER_UID = "perene"
+PROMETHEUS_URL = "http://127.0.0.1:9090"
+"""Prometheus beside Grafana on one machine."""
 _ABSENT = 404
 _CONFLICT = (409, 412)
 
@@ -25,7 +27,7 @@ class Applied:
     version: int
 
 
-def apply(url: str, token: str, *, prometheus_url: str = "http://prometheus:9090", timeout_s: float = 10.0) -> Applied:
+def apply(url: str, token: str, *, prometheus_url: str = PROMETHEUS_URL, timeout_s: float = 10.0) -> Applied:
     """Bring a Grafana server up to date.
 
     Args:

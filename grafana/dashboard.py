@@ -70,16 +70,16 @@ def _grown(metric: c.Metric, by: str) -> Query:
 
 def rows() -> tuple[Row, ...]:
     """Every row, in the order an operator asks: is it up, is it right, what is being done."""
-    bad = f'sum by (model, arm) (rate({c.REQUESTS.name}{{{_MODEL},code=~"5.."}}[$__rate_interval]))'
-    every = f"sum by (model, arm) (rate({c.REQUESTS.name}{{{_MODEL}}}[$__rate_interval]))"
+    bad = f'sum by (model) (rate({c.REQUESTS.name}{{{_MODEL},code=~"5.."}}[$__rate_interval]))'
+    every = f"sum by (model) (rate({c.REQUESTS.name}{{{_MODEL}}}[$__rate_interval]))"
     states, stages = tuple(c.STATES.items()), tuple(c.STAGES.items())
     return (
         Row("Traffic and errors", (
             Panel("Requests by model and arm", (_rate(c.REQUESTS, "model, arm"),), "reqps"),
             Panel("Answers by code", (_rate(c.REQUESTS, "code"),), "reqps"),
-            Panel("Faults by model", (Query(f"{bad} / {every}", "{{model}} {{arm}}"),), "percentunit"),
+            Panel("Faults by model", (Query(f"{bad} / {every}", "{{model}}"),), "percentunit"),
             Panel("Rows predicted", (_rate(c.ROWS, "model"),), "rowsps"),
-            Panel("Refused and invalid",
+            Panel("Failed candidates and refused bodies",
                   (_rate(c.REJECTED, "reason", ""), _rate(c.VALIDATION_ERRORS, "kind", "")), "reqps"),
             Panel("In progress", (Query(f"sum({c.REQUESTS_IN_PROGRESS.name})", "requests"),)),
         )),
@@ -136,7 +136,7 @@ def rows() -> tuple[Row, ...]:
             Panel("Champion", (_gauge(c.CHAMPION_VERSION, "{{model}}"),), "none", "stat"),
             Panel("Versions loaded",
                   (_gauge(c.MODEL_LOADED, "{{model}} {{version}} {{alias}} {{provider}}"),), "none", "table"),
-            Panel("Decided trials", (_grown(c.PROMOTIONS, "model, result"),), "short", "bargauge"),
+            Panel("Ended trials", (_grown(c.PROMOTIONS, "model, result"),), "short", "bargauge"),
             Panel("Rollbacks", (_grown(c.ROLLBACKS, "model, reason"),), "short", "stat"),
         )),
     )  # fmt: skip

@@ -72,7 +72,7 @@ def _grown(counter: str, by: str, window: str) -> str:
 def rules() -> tuple[Rule, ...]:
     """Every alert, most urgent first."""
     confirmed, broken = c.STATES["confirmed"], c.STATES["broken"]
-    failed = f'{c.RETRAIN_RUNS.name}{{result=~"failed|abandoned"}}'
+    failed = f'{c.RETRAIN_RUNS.name}{{result="failed"}}'
     p95 = (
         f"histogram_quantile(0.95, sum by (model, le) (rate({c.REQUEST_DURATION.name}_bucket[5m]))) > {LATENCY_P95_S}"
         f" and on (model) sum by (model) (increase({c.REQUEST_DURATION.name}_count[5m])) > {SLO_MIN_REQUESTS}"

@@ -23,7 +23,7 @@ RETRAIN_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600
 # Values of the gauges `drift_state` and `data_quality_state`; the words are those of findings.
 STATES: dict[str, int] = {"ok": 0, "watch": 1, "confirmed": 2, "insufficient": 3, "broken": 4}
 # Values of the gauge `experiment_stage`; 0 where no trial is running.
-STAGES: dict[str, int] = {"done": 0, "shadow": 1, "ab": 2, "watch": 3}
+STAGES: dict[str, int] = {"none": 0, "shadow": 1, "ab": 2}
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,17 @@ def _retraining(
 REQUESTS = _serving(
     "requests_total", "counter", "Answered requests", ("model", "version", "arm", "protocol", "code"))  # fmt: skip
 REQUEST_DURATION = _serving(
-    "request_duration_seconds", "histogram", "Time from the first byte of a request to its answer",
+    "request_duration_seconds", "histogram", "Time from reading the body of an answered prediction to its answer",
     ("model",), "seconds", LATENCY_BUCKETS)  # fmt: skip
 STAGE_DURATION = _serving(
-    "stage_duration_seconds", "histogram", "Time in one stage (parse, queue, infer, encode)",
+    "stage_duration_seconds", "histogram", "Time of an answered prediction in one stage (parse, infer, encode)",
     ("model", "stage"), "seconds", LATENCY_BUCKETS)  # fmt: skip
 REQUESTS_IN_PROGRESS = _serving("requests_in_progress", "gauge", "Requests being answered now")
-REJECTED = _serving("rejected_total", "counter", "Requests refused before a model saw them", ("reason",))
+REJECTED = _serving(
+    "rejected_total", "counter", "Failures of a candidate (candidate_failed: the champion answered; shadow_failed)",
+    ("reason",), starts=(("candidate_failed",), ("shadow_failed",)))  # fmt: skip
 ROWS = _serving("rows_total", "counter", "Rows predicted", ("model",))
-VALIDATION_ERRORS = _serving("validation_errors_total", "counter", "Contract violations in requests", ("kind",))
+VALIDATION_ERRORS = _serving("validation_errors_total", "counter", "Bodies refused, by error code", ("kind",))
 MODEL_LOADED = _serving(
     "model_loaded_info", "gauge", "1 for each version loaded and warm",
     ("model", "version", "alias", "provider", "digest"))  # fmt: skip
@@ -95,7 +97,7 @@ MODEL_LOAD_DURATION = _serving(
     ("model",), "seconds", LOAD_BUCKETS)  # fmt: skip
 MODEL_LOAD_FAILURES = _serving("model_load_failures_total", "counter", "Versions that did not load", ("reason",))
 ALIAS_LAG = _serving(
-    "alias_lag_seconds", "gauge", "Age of a deployment that is not served yet; 0 when caught up",
+    "alias_lag_seconds", "gauge", "Age of the hand-over while a version in it cannot be served; 0 when all can",
     ("model",), "seconds")  # fmt: skip
 EVENTS = _serving(
     "events_total", "counter", "Events handed to the spool", ("kind",),
@@ -137,14 +139,18 @@ PERFORMANCE_EVALUE = _watching("performance_evalue", "gauge", "Evidence (mixture
 LABELS_RECEIVED = _watching("labels_received_total", "counter", "Labels read from the event lake")
 LABELS_JOIN_RATIO = _watching("labels_join_ratio", "gauge", "Labels that found their prediction", unit="ratio")
 MONITOR_LAST_SUCCESS = _watching(
-    "monitor_last_success_timestamp_seconds", "gauge", "Unix time of the last completed look at the events",
-    unit="seconds")  # fmt: skip
-MONITOR_FAILURES = _watching("monitor_failures_total", "counter", "Looks at the events that failed")
+    "monitor_last_success_timestamp_seconds", "gauge",
+    "Unix time of the last completed turn of the worker over the model", unit="seconds")  # fmt: skip
+MONITOR_EVENT_TIME = _watching(
+    "monitor_event_timestamp_seconds", "gauge",
+    "Unix time that the events folded in have reached, on their own clock", unit="seconds")  # fmt: skip
+MONITOR_FAILURES = _watching("monitor_failures_total", "counter", "Turns of the worker over the model that failed")
 REFERENCE_AGE = _watching("reference_age_seconds", "gauge", "Age of the champion's reference data", unit="seconds")
 
 # --- worker process: retraining ---------------------------------------------------------------------------
 RETRAIN_RUNS = _retraining(
-    "retrain_runs_total", "counter", "Finished retraining runs", ("model", "trigger", "result"))  # fmt: skip
+    "retrain_runs_total", "counter", "Finished retraining runs, by result (done, failed)",
+    ("model", "trigger", "result"))  # fmt: skip
 RETRAIN_DURATION = _retraining(
     "retrain_duration_seconds", "histogram", "Time of one retraining run", ("model",), "seconds",
     RETRAIN_BUCKETS)  # fmt: skip
@@ -157,14 +163,24 @@ EXPERIMENT_EFFECT = _retraining("experiment_effect", "gauge", "Champion loss min
 EXPERIMENT_EFFECT_LOWER = _retraining("experiment_effect_lower", "gauge", "Lower bound of the effect")
 EXPERIMENT_EFFECT_UPPER = _retraining("experiment_effect_upper", "gauge", "Upper bound of the effect")
 EXPERIMENT_EXPOSURES = _retraining(
-    "experiment_exposures_total", "counter", "Requests in the trial, by arm", ("model", "arm"))  # fmt: skip
+    "experiment_exposures_total", "counter", "Units exposed in A/B, by arm", ("model", "arm"))  # fmt: skip
 EXPERIMENT_SRM = _retraining("experiment_srm_evalue", "gauge", "Evidence that the split is not the one asked for")
 EXPERIMENT_STAGE = _retraining(
     "experiment_stage", "gauge", "Stage of the trial: " + ", ".join(f"{v} {k}" for k, v in STAGES.items())
 )  # fmt: skip
-PROMOTIONS = _retraining("promotions_total", "counter", "Decided trials, by result", ("model", "result"))
-ROLLBACKS = _retraining("rollbacks_total", "counter", "Rollbacks executed", ("model", "reason"))
-CHAMPION_VERSION = _retraining("champion_version", "gauge", "Version the ledger names champion; 0 for none")
+PROMOTIONS = _retraining(
+    "promotions_total",
+    "counter",
+    "Ended trials, by result (promoted, rejected, inconclusive, aborted)",
+    ("model", "result"),
+)
+ROLLBACKS = _retraining(
+    "rollbacks_total",
+    "counter",
+    "Earlier champions put back: by hand (manual) or by the worker (automatic)",
+    ("model", "reason"),
+)
+CHAMPION_VERSION = _retraining("champion_version", "gauge", "Version the ledger names champion")
 
 WORKER: tuple[Metric, ...] = (
     DRIFT_STATE, DATA_QUALITY_STATE, DRIFT_PSI, DRIFT_FLAGGED, FEATURE_NULL, FEATURE_UNSEEN, WINDOW_ROWS,

@@ -13,8 +13,8 @@ __all__ = ["CATALOGUE", "SERVE", "WORKER", "Metric", "ServeMetrics", "WorkerMetr
 
 # The series that alerts watch, started at 0 for each model as soon as a worker knows the model.
 _RETRAIN_TRIGGERS = ("schedule", "performance", "manual")
-_RETRAIN_RESULTS = ("done", "failed", "abandoned")
-_PROMOTION_RESULTS = ("promoted", "rejected", "rolled_back", "inconclusive", "aborted")
+_RETRAIN_RESULTS = ("done", "failed")
+_PROMOTION_RESULTS = ("promoted", "rejected", "inconclusive", "aborted")
 _ROLLBACK_REASONS = ("manual", "automatic")
 
 
@@ -75,6 +75,7 @@ class WorkerMetrics:
         self.labels_received_total = _counter(c.LABELS_RECEIVED, registry)
         self.labels_join_ratio = _gauge(c.LABELS_JOIN_RATIO, registry)
         self.monitor_last_success_timestamp_seconds = _gauge(c.MONITOR_LAST_SUCCESS, registry)
+        self.monitor_event_timestamp_seconds = _gauge(c.MONITOR_EVENT_TIME, registry)
         self.monitor_failures_total = _counter(c.MONITOR_FAILURES, registry)
         self.reference_age_seconds = _gauge(c.REFERENCE_AGE, registry)
         self.retrain_runs_total = _counter(c.RETRAIN_RUNS, registry)

@@ -14,7 +14,6 @@ import os
 import signal
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,13 +145,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Ship until SIGTERM or the parent's death, then once more with everything due."""
     options = _arguments(argv)
-    stop = threading.Event()
+    # not an Event: a handler that takes its lock while the main thread holds it would wait for itself
+    asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _frame: asked.append(number))
     parent = _follow_parent()
     lake = Lake(options.lake)
-    while not stop.wait(options.interval) and os.getppid() == parent:
-        _round(options, lake, options.max_age)
+    due = time.monotonic()
+    while not asked and os.getppid() == parent:
+        if time.monotonic() >= due:
+            _round(options, lake, options.max_age)
+            due = time.monotonic() + options.interval
+        time.sleep(min(0.1, options.interval))
     _round(options, lake, float("-inf"))
 
 

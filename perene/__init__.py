@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from registry import __version__ as __version__
+
 if TYPE_CHECKING:
     from monitoring.api import events
     from perene.api import log_model, rollback
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from registry.log import Facts, ModelVersion
 
 __all__ = ["Client", "Facts", "ModelVersion", "events", "log_model", "rollback"]
-__version__ = "0.1.0"
 
 _HOME = {
     "Client": "perene.client",

@@ -273,13 +273,13 @@ def doctor(home: Home = None, config: Config = None, as_json: Json = False) -> N
 def grafana_apply(
     url: Annotated[str, typer.Option(help="Grafana's address.", envvar="GRAFANA_URL")],
     token: Annotated[str, typer.Option(help="Service account token.", envvar="GRAFANA_TOKEN")],
-    prometheus: Annotated[str, typer.Option(help="Prometheus as Grafana reaches it.")] = "http://127.0.0.1:9090",
+    prometheus: Annotated[str | None, typer.Option(help="Prometheus as Grafana reaches it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Push folder, data source and dashboard."""
-    from grafana.apply import apply
+    from grafana.apply import PROMETHEUS_URL, apply
 
-    emit(asdict(apply(url, token, prometheus_url=prometheus)), as_json=as_json)
+    emit(asdict(apply(url, token, prometheus_url=prometheus or PROMETHEUS_URL)), as_json=as_json)
 
 
 @keys_app.command("new")
@@ -295,8 +295,9 @@ def keys_new(
     """Make a key; its secret is shown once and kept nowhere."""
     from registry.keys import new_key
     from registry.ledger import Ledger
+    from registry.names import check_name
 
-    secret, record = new_key(label, set(scope), set(model or ()))
+    secret, record = new_key(label, set(scope), {check_name(name) for name in model or ()})
     with closing(Ledger.open(_settings(home, config).ledger)) as ledger:
         ledger.add_key(record)
     emit({"id": record.id, "key": secret}, as_json=as_json)

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from perene.output import say
 from perene.story import Story
 from registry.errors import ConfigInvalid, StoreUnavailable, TrainingFailed
 from registry.ledger import Ledger
+
+LEAD = timedelta(days=4)
+"""How far the replay may be ahead of the worker, in event time."""
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,8 @@ def _replay(
     url = f"http://{settings.serving.host}:{settings.serving.port}"
     now = Counts(start)
     stop = threading.Event()
-    hold = _Hold(ledger, demo.model)
+    worker = f"http://127.0.0.1:{settings.worker_port}/metrics"
+    hold = _Hold(ledger, demo.model, worker, lambda: now.at if now.predictions else None)
     failure: list[BaseException] = []
 
     def save(counts: Counts) -> None:
@@ -140,7 +146,7 @@ def _replay(
         with View(f"perene demo {demo.name}: {demo.model}, a year in minutes") as view:
             while thread.is_alive():
                 thread.join(timeout=0.5)
-                view.update(_numbers(now, began, settings, waiting=hold.waiting), story.news())
+                view.update(_numbers(now, began, settings, waiting=hold.training), story.news())
                 if until_promoted and _promoted(ledger, demo.model):
                     stop.set()
             _settle(
@@ -157,20 +163,38 @@ def _replay(
 
 
 class _Hold:
-    """Event time stands still while a version is being trained: a run takes minutes, a replayed month seconds."""
+    """Event time stands still while a version is being trained, and while the worker is behind by more than days.
 
-    def __init__(self, ledger: Ledger, model: str) -> None:
+    A run takes seconds and so does a replayed week: without this the loop would answer events of the spring in autumn.
+    """
+
+    def __init__(self, ledger: Ledger, model: str, worker: str, reached: Callable[[], datetime | None]) -> None:
         self._ledger = ledger
         self._model = model
+        self._worker = worker
+        self._reached = reached
         self._looked = 0.0
-        self.waiting = False
+        self._behind_since: float | None = None
+        self._still = False
+        self.training = False
 
     def __call__(self) -> bool:
         now = time.monotonic()
-        if now - self._looked > 0.25:
+        if now - self._looked > 0.2:
             self._looked = now
-            self.waiting = any(run.status == "running" for run in self._ledger.runs(self._model, limit=3))
-        return self.waiting
+            self.training = any(run.status == "running" for run in self._ledger.runs(self._model, limit=3))
+            self._still = self.training or self._behind(now)
+        return self._still
+
+    def _behind(self, now: float) -> bool:
+        """Whether the worker's event clock is more than LEAD behind; a worker that stays away is not waited for."""
+        reached = self._reached()
+        clock = _gauges(self._worker).get("perene_monitor_event_timestamp_seconds", 0.0)
+        if reached is None or reached.timestamp() - clock <= LEAD.total_seconds():
+            self._behind_since = None
+            return False
+        self._behind_since = self._behind_since or now
+        return now - self._behind_since < PATIENCE_S
 
 
 def _settle(ledger: Ledger, model: str, show: Any, *, skip: bool, seconds: float = 20.0) -> None:
@@ -210,7 +234,12 @@ def _gauges(url: str) -> dict[str, float]:
         text = httpx.get(url, timeout=1).text
     except httpx.HTTPError:
         return {}
-    wanted = ("perene_performance_realized", "perene_performance_reference", "perene_drift_features_flagged")
+    wanted = (
+        "perene_performance_realized",
+        "perene_performance_reference",
+        "perene_drift_features_flagged",
+        "perene_monitor_event_timestamp_seconds",
+    )
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

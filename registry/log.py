@@ -148,7 +148,7 @@ def log_model(
         version = store.register(
             folder,
             name,
-            tags={"perene.verdict": bundle.certificate["verdict"], **(tags or {})},
+            tags=tags,
             params={"algorithm": _algorithm(estimator), "columns": len(bundle.contract.columns)},
             metrics={quality["metric"]: quality["value"], "loss": quality["loss"]},
         )

@@ -35,6 +35,7 @@ from registry.errors import BundleCorrupt, StoreUnavailable, VersionUnknown
 from registry.names import check_name
 
 DIGEST_TAG = "perene.digest"
+VERDICT_TAG = "perene.verdict"
 CONTENT_TAG = "perene.content"
 """sha256 over graph and contract: what is served, without the timings that a certificate also holds."""
 _TYPES = {"float": DataType.double, "int": DataType.long, "bool": DataType.boolean, "string": DataType.string}
@@ -80,7 +81,8 @@ class Store:
         content = hashlib.sha256(
             (bundle.manifest["model.onnx"] + bundle.manifest["contract.json"]).encode()
         ).hexdigest()
-        marks = {DIGEST_TAG: bundle.digest, CONTENT_TAG: content, **(tags or {})}
+        verdict = str(bundle.certificate["verdict"])
+        marks = {DIGEST_TAG: bundle.digest, CONTENT_TAG: content, VERDICT_TAG: verdict, **(tags or {})}
         with _translated():
             existing = self.find(model, CONTENT_TAG, content)
             if existing is not None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from monitoring.findings import Finding
 from monitoring.lake import Lake
-from monitoring.lake_tables import Kind
+from monitoring.lake_tables import TIME, Kind
 from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
 from registry.bundle import Bundle
@@ -24,12 +25,17 @@ __all__ = ["Watch"]
 
 #: Lake files folded in one tick at most, so that a long backlog does not delay the lease or another model.
 FILES_PER_TICK = 64
+#: The event clock is this quantile of the latest events' times: a few strays do not move it.
+RECENT = 101
+QUANTILE = 0.9
+#: Events further ahead of the clock than this are strays: logged in the lake, no part of any window.
+STRAY = timedelta(days=30)
 
 
 class _Saved(msgspec.Struct):
     monitor: bytes = b""
     version: int = 0
-    event_now: float = 0.0
+    recent: list[float] = []
     started: float = 0.0
     labels: int = 0
 
@@ -52,8 +58,13 @@ class Watch:
         return self._saved.labels
 
     def now(self) -> datetime | None:
-        """The newest event time seen; None before the first event."""
-        return datetime.fromtimestamp(self._saved.event_now, UTC) if self._saved.event_now else None
+        """The model's event clock; None before the first event.
+
+        Not the newest event: one request sent with today's date in the middle of a replay of 2013 would carry
+        every cooldown and holdout of the model off with it.
+        """
+        recent = self._saved.recent
+        return datetime.fromtimestamp(float(np.quantile(recent, QUANTILE)), UTC) if recent else None
 
     def started(self) -> datetime | None:
         """The first event time seen: where a schedule begins to count."""
@@ -67,6 +78,8 @@ class Watch:
             return []
         made = self.lake.read(self.model, "prediction", files=predictions)
         known = self.lake.read(self.model, "label", files=labels)
+        self._remember(made)
+        made, known = self._in_stream(made), self._in_stream(known)
         findings = monitor.observe(made, known)
         monitor.mark_consumed(self._names([*predictions, *labels]))
         for finding in findings:
@@ -114,13 +127,19 @@ class Watch:
             return  # recorded before a crash that lost the state after it
         self.ledger.record_evidence(self.model, "finding", body, token=token)
 
+    def _remember(self, made: pa.Table) -> None:
+        """Keep the times of the latest events, in the order in which they were received."""
+        times = made.sort_by([("_received", "ascending"), ("_seq", "ascending")]).column("_at").cast(pa.int64())
+        self._saved.recent = [*self._saved.recent, *(micros / 1e6 for micros in times.to_pylist())][-RECENT:]
+
+    def _in_stream(self, table: pa.Table) -> pa.Table:
+        now = self.now()
+        return table if now is None else table.filter(pc.less(table.column("_at"), pa.scalar(now + STRAY, TIME)))
+
     def _clock(self, made: pa.Table, known: pa.Table) -> None:
-        for table in (made, known):
-            if table.num_rows:
-                bounds = pc.min_max(table.column("_at").cast(pa.int64())).as_py()
-                self._saved.event_now = max(self._saved.event_now, bounds["max"] / 1e6)
-                first = bounds["min"] / 1e6
-                self._saved.started = min(self._saved.started, first) if self._saved.started else first
+        if made.num_rows:
+            first = pc.min(made.column("_at").cast(pa.int64())).as_py() / 1e6
+            self._saved.started = min(self._saved.started, first) if self._saved.started else first
         self._saved.labels += int(known.num_rows)
 
     def _save(self, token: int) -> None:

@@ -112,6 +112,8 @@ class Worker:
             self._explain(findings, champion)
             now = watch.now() if table.retrain and table.retrain.clock == "event" else self.wall()
             self.gauges.monitor(model, watch.snapshot())
+            if (clock := watch.now()) is not None:
+                m.monitor_event_timestamp_seconds.labels(model).set(clock.timestamp())
             if now is not None:
                 self.gauges.reference_age(model, champion.reference, now)
                 if table.retrain is not None:
@@ -271,9 +273,11 @@ class Worker:
             log.warning("retrain.tick_failed: %s", error, extra={"code": error.code})
 
     def stop(self) -> None:
-        """Ask `run` to end; safe in a signal handler."""
+        """Ask `run` to end at the clock's next tick.
+
+        Only a flag: a signal handler that takes the event's lock while `run` holds it would wait for itself.
+        """
         self._stopping = True
-        self._wake.set()
 
     def close(self) -> None:
         """Kill children (their runs are resumed later), give the lease back, close the ledger."""

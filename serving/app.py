@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, Response
 from monitoring.ids import uuid7
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
+from registry import __version__
 from registry.errors import PereneError, VersionUnknown
 from serving import openapi
 from serving.auth import ANYBODY, Caller, Keys, secret_of
@@ -36,7 +37,6 @@ from serving.state import read_state, stamp
 
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 
-VERSION = "0.1.0"
 INLINE_BYTES = 64 * 1024
 """Larger bodies take milliseconds, so they take a thread: other requests do not wait for them."""
 _JSON = "application/json"
@@ -106,7 +106,7 @@ class Service:
 def create_app(settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics) -> FastAPI:
     """The application over `cache`; starts cold from what was handed over last, whatever else is down."""
     service = Service(settings, cache, spool, metrics)
-    metrics.build_info.labels(version=VERSION).set(1)
+    metrics.build_info.labels(version=__version__).set(1)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -289,7 +289,7 @@ def _metrics(service: Service) -> Handler:
 
 def _openapi(service: Service) -> Handler:
     async def handler(_request: Request, _caller: Caller, request_id: str) -> Response:
-        return _json(openapi.document(service.table, VERSION), request_id)
+        return _json(openapi.document(service.table, __version__), request_id)
 
     return handler
 

@@ -73,6 +73,7 @@ def programs(settings: ServingSettings, home: Path, ledger_url: str, tracking_ur
     shipper = (
         *("--spool-dir", str(spool), "--lake", str(lake)),
         *("--min-rows", str(settings.seal_rows), "--max-age", str(settings.seal_seconds)),
+        *("--interval", str(min(1.0, settings.seal_seconds / 2))),
     )
     return [Program("puller", "serving.puller", puller), Program("shipper", "monitoring.shipper", shipper)]
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from perene import __version__
 from perene.cli import app, main
+from registry.errors import PereneError
 from registry.ledger import Ledger
 
 PERENE = Path(sys.executable).with_name("perene")
@@ -158,6 +159,26 @@ def test_dry_run_changes_nothing(deployed: Path) -> None:
     assert "version 1 of toy" in done.stderr
     with closing(Ledger.open(f"sqlite:///{deployed / 'ledger.db'}")) as ledger:
         assert len(ledger.history("toy")) == 2
+
+
+def test_key_is_shown_once_and_can_be_ended(deployed: Path) -> None:
+    """Through the commands: the secret goes to stdout once, neither ledger nor list hold it."""
+    runner = CliRunner()
+    home = ["--home", str(deployed)]
+    made = runner.invoke(app, ["keys", "new", "shop", "--scope", "predict", "--model", "toy", "--json", *home])
+    key = json.loads(made.stdout)
+    secret = key["key"].rsplit("_", 1)[1]
+    listed = runner.invoke(app, ["keys", "list", "--json", *home])
+    [row] = json.loads(listed.stdout)
+    assert (row["id"], row["label"], row["scopes"], row["revoked"]) == (key["id"], "shop", "predict", False)
+    assert secret.encode() not in listed.stdout.encode() + (deployed / "ledger.db").read_bytes()
+    assert runner.invoke(app, ["keys", "revoke", key["id"], *home]).exit_code == 0
+    assert json.loads(runner.invoke(app, ["keys", "list", "--json", *home]).stdout)[0]["revoked"]
+    for wrong in (["--scope", "bogus"], ["--scope", "predict", "--model", "../x"]):
+        refused = runner.invoke(app, ["keys", "new", "shop", *wrong, *home])
+        assert isinstance(refused.exception, PereneError)
+        assert refused.stdout == ""
+    assert len(json.loads(runner.invoke(app, ["keys", "list", "--json", *home]).stdout)) == 1
 
 
 def test_doctor_finds_a_broken_chain(deployed: Path) -> None:

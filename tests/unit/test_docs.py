@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 import typer
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel
 
 import perene
+import registry
+import registry.errors
+import serving.errors
 from docs import generate
+from grafana.dashboard import rows
 from monitoring.catalogue import CATALOGUE
 from monitoring.metrics import ServeMetrics
 from monitoring.settings import MonitoringSettings
@@ -29,6 +33,7 @@ from serving.settings import ServingSettings
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+ROOMS = ("registry", "monitoring", "serving", "retrain", "grafana", "perene")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -157,9 +162,56 @@ def test_promises_name_tests_that_exist() -> None:
         assert f"def {test}" in (ROOT / file).read_text(), f"{file}::{test}"
 
 
-def test_the_newest_version_is_the_code_s() -> None:
-    """Changelog, package and project say the same."""
+def test_the_newest_version_is_the_code_s(tmp_path: Path) -> None:
+    """Changelog, project and processes say the same, and in code it stands once."""
     newest = re.search(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert newest is not None
-    assert newest[1] == perene.__version__ == project
+    assert newest[1] == perene.__version__ == registry.__version__ == project
+    served = re.search(r'perene_build_info\{version="([^"]+)"\} 1', metrics(tmp_path))
+    assert served is not None
+    assert served[1] == project
+    code = [p for room in ROOMS for p in (ROOT / room).rglob("*.py") if f'"{project}"' in p.read_text()]
+    assert code == [ROOT / "registry" / "__init__.py"]
+
+
+def metrics(folder: Path) -> str:
+    """What a serve process exports before its first request."""
+    registered = CollectorRegistry()
+    with Spool.open(folder) as spool:
+        create_app(ServingSettings(), folder, spool, ServeMetrics(registered))
+    return generate_latest(registered).decode()
+
+
+def test_every_error_has_its_anchor_and_a_sentence() -> None:
+    """Where the `docs` of an answer lead, and no anchor without an error."""
+    page = (ROOT / "serving" / "docs.html").read_text()
+    modules = (registry.errors, serving.errors)
+    codes = {
+        kind.code
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, registry.errors.PereneError)
+    }
+    found = dict(re.findall(r'<dt id="error-([a-z_]+)">.*?</dt>\s*<dd>(.*?)</dd>', page))
+    assert found.keys() == codes
+    assert page.count('id="error-') == len(codes)
+    assert all(len(text) > 40 and text.endswith(".") for text in found.values())
+
+
+def test_documents_name_commands_that_exist() -> None:
+    """Every `perene …` in running text, runbooks above all."""
+    known = dict(commands())
+    for page in PAGES:
+        for words in re.findall(r"`perene ([a-z][^`]*)`", page.read_text()):
+            assert any(f"perene {words} ".startswith(f"{name} ") for name in known), f"{page.name}: {words}"
+
+
+def test_runbooks_name_panels_and_metrics_that_exist() -> None:
+    """A title between asterisks is a panel of the dashboard."""
+    titles = {panel.title for row in rows() for panel in row.panels}
+    series = {name for metric in CATALOGUE for name in metric.series}
+    for page in (ROOT / "docs" / "runbooks").glob("*.md"):
+        text = page.read_text()
+        assert set(re.findall(r"(?<!\*)\*([A-Z][^*\n]+)\*(?!\*)", text)) <= titles, page.name
+        assert set(re.findall(r"`(perene_\w+)", text)) <= series, page.name
