@@ -1,0 +1,83 @@
+"""The event clock of a replayed model: a request sent with today's date must not carry it off."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from monitoring.lake import Lake
+from monitoring.settings import MonitoringSettings
+from registry.bundle import Bundle, read_bundle
+from registry.ledger import LEADER, Ledger
+from retrain.watch import Watch
+from tests.integration import retrain_toy as toy
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The toy's first version, as serving's cache holds it."""
+    home = tmp_path_factory.mktemp("champion")
+    toy.establish_in_child(home)
+    return read_bundle(home / "cache" / "bundles" / toy.MODEL / "1")
+
+
+def stray(world: toy.World, at: datetime) -> None:
+    """One prediction far from the stream, as a pasted curl without `at` leaves it."""
+    world._write("prediction", [f"stray-{at}"], [at], {"x": [1.0], "z": [0.0]}, [1], [7.0], None)
+
+
+def watched(home: Path, champion: Bundle) -> Watch:
+    ledger = Ledger.open(f"sqlite:///{home / 'ledger.db'}")
+    token = ledger.acquire(LEADER, "test", 60)
+    assert token is not None
+    watch = Watch(toy.MODEL, ledger, Lake(home / "events"), MonitoringSettings(window_max_age_s=86_400))
+    watch.feed(champion, 1, token=token)
+    return watch
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["in the middle", "before the first event"])
+def test_a_stray_moves_neither_the_clock_nor_a_window(tmp_path: Path, champion: Bundle, first: bool) -> None:
+    """With and without it the clock, the windows and the findings are the same."""
+    today = datetime(2026, 11, 21, tzinfo=UTC)
+    homes = {}
+    for name in ("with", "without"):
+        world = toy.World(tmp_path / name)
+        if name == "with" and first:
+            stray(world, today)
+        world.play(5, shift=5.0)
+        if name == "with" and not first:
+            stray(world, today)
+        world.seq = 10_000
+        world.play(5, shift=5.0)
+        homes[name] = watched(tmp_path / name, champion)
+    clean, disturbed = homes["without"], homes["with"]
+    newest = toy.START + timedelta(days=10)
+    for watch in (clean, disturbed):
+        now = watch.now()
+        assert now is not None
+        assert newest - timedelta(days=1) < now < newest
+    assert disturbed.snapshot()["windows"] == clean.snapshot()["windows"]
+    assert disturbed.snapshot()["last_event_at"] == clean.snapshot()["last_event_at"]
+    assert disturbed.started() == clean.started()
+
+
+def test_a_stream_that_moves_on_is_followed(tmp_path: Path, champion: Bundle) -> None:
+    """A gap of a year is no stray once the stream itself is behind it."""
+    world = toy.World(tmp_path)
+    world.play(2, shift=5.0)
+    world.day = 400
+    world.play(2, shift=5.0)
+    now = watched(tmp_path, champion).now()
+    assert now is not None
+    assert now > toy.START + timedelta(days=400)
+
+
+def test_the_table_of_a_stray_is_kept_in_the_lake(tmp_path: Path) -> None:
+    """Left out of monitoring, not lost."""
+    world = toy.World(tmp_path)
+    stray(world, datetime(2026, 11, 21, tzinfo=UTC))
+    table: pa.Table = Lake(tmp_path / "events").read(toy.MODEL, "prediction")
+    assert table.num_rows == 1
