@@ -6,97 +6,43 @@ row changed, removed or inserted behind the ledger's back is found by `verify`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    RowMapping,
-    Table,
-    create_engine,
-    event,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, RowMapping, Table, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
+from registry import ledger_leases as leases
 from registry import ledger_tables as t
-from registry.errors import ConfigInvalid, LeaseLost, LedgerConflict, ModelUnknown, StoreUnavailable
+from registry.errors import ConfigInvalid, LedgerConflict, ModelUnknown
 from registry.keys import KeyRecord
+from registry.ledger_database import connect, reading, writing
+from registry.ledger_rows import (
+    CHAINED,
+    Deployment,
+    Evidence,
+    Experiment,
+    Mode,
+    Run,
+    chain_hash,
+    chain_problems,
+    check_trial,
+    dump,
+    iso,
+    parse_time,
+    previous_champion,
+    to_deployment,
+    utc_now,
+)
 from registry.names import check_name
 
-Mode = Literal["shadow", "canary", "ab"]
+__all__ = ["LEADER", "Deployment", "Evidence", "Experiment", "Ledger", "Mode", "Run"]
+
 LEADER = "leader"
 """Name of the worker's lease; a `token` given to a write is checked against it."""
-
-_CHAINED = ("model", "revision", "champion", "candidate", "mode", "weight", "salt", "actor", "reason", "at")
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """One row: who serves `model` from this revision on. `weight` is the candidate's share in [0, 1]."""
-
-    model: str
-    revision: int
-    champion: int
-    candidate: int | None
-    mode: Mode | None
-    weight: float
-    salt: str
-    actor: str
-    reason: str
-    at: datetime
-    evidence_id: int | None
-    previous: str
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a decision was made on."""
-
-    id: int
-    model: str
-    kind: str
-    body: dict[str, Any]
-    at: datetime
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The latest row of one retraining."""
-
-    run_id: str
-    model: str
-    status: str
-    step: str
-    body: dict[str, Any]
-    started_at: datetime
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """The latest row of one trial."""
-
-    experiment_id: str
-    model: str
-    state: str
-    stage: str
-    body: dict[str, Any]
-    started_at: datetime
-    at: datetime
 
 
 class Ledger:
@@ -113,20 +59,7 @@ class Ledger:
             ConfigInvalid: the url cannot be understood, or the ledger is from a newer Perene.
             StoreUnavailable: the database does not answer.
         """
-        try:
-            engine = create_engine(url, pool_pre_ping=True)
-        except (SQLAlchemyError, ImportError) as error:
-            raise ConfigInvalid(
-                "the ledger's address cannot be understood",
-                where="ledger.url",
-                expected="sqlite:///path/ledger.db or postgresql+psycopg://user@host/name",
-            ) from error
-        if engine.dialect.name == "sqlite":
-            if engine.url.database:
-                Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-            event.listen(engine, "connect", _sqlite_pragmas)
-            event.listen(engine, "begin", _sqlite_begin)
-        ledger = cls(engine)
+        ledger = cls(connect(url))
         try:
             ledger._create()
         except BaseException:
@@ -135,7 +68,7 @@ class Ledger:
         return ledger
 
     def _create(self) -> None:
-        with self._write() as connection:
+        with writing(self._engine) as connection:
             if self._engine.dialect.name == "postgresql":
                 # two processes starting at once must not both create the tables
                 connection.execute(select(func.pg_advisory_xact_lock(7_265_431)))
@@ -162,24 +95,24 @@ class Ledger:
         """The deployment of `model` now, or as it was at `as_of` (aware); None if there was none."""
         query = select(t.deployments).where(t.deployments.c.model == model)
         if as_of is not None:
-            query = query.where(t.deployments.c.at <= _iso(as_of))
-        with self._read() as connection:
+            query = query.where(t.deployments.c.at <= iso(as_of))
+        with reading(self._engine) as connection:
             row = connection.execute(query.order_by(t.deployments.c.revision.desc()).limit(1)).mappings().first()
-        return _deployment(row) if row else None
+        return to_deployment(row) if row else None
 
     def deployments(self) -> dict[str, Deployment]:
         """The current deployment of every model."""
         d = t.deployments
         newest = select(func.max(d.c.id)).group_by(d.c.model)
-        with self._read() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(select(d).where(d.c.id.in_(newest))).mappings().all()
-        return {row["model"]: _deployment(row) for row in rows}
+        return {row["model"]: to_deployment(row) for row in rows}
 
     def history(self, model: str) -> list[Deployment]:
         """Every deployment of `model`, oldest first."""
         query = select(t.deployments).where(t.deployments.c.model == model).order_by(t.deployments.c.revision)
-        with self._read() as connection:
-            return [_deployment(row) for row in connection.execute(query).mappings()]
+        with reading(self._engine) as connection:
+            return [to_deployment(row) for row in connection.execute(query).mappings()]
 
     def move(
         self,
@@ -203,9 +136,9 @@ class Ledger:
             LeaseLost: `token` is given and is not the leader's newest.
         """
         check_name(model)
-        _check_trial(champion, candidate, mode, weight)
-        with self._write() as connection:
-            self._fence(connection, token)
+        check_trial(champion, candidate, mode, weight)
+        with writing(self._engine) as connection:
+            leases.fence(connection, LEADER, token)
             row = self._append_deployment(
                 connection,
                 model,
@@ -221,7 +154,7 @@ class Ledger:
                     "evidence_id": evidence_id,
                 },
             )
-        return _deployment(row)
+        return to_deployment(row)
 
     def rollback(self, model: str, *, actor: str, reason: str) -> Deployment:
         """Put the previous, different champion back and end any trial, as a new row.
@@ -234,7 +167,7 @@ class Ledger:
         if not history:
             raise ModelUnknown(f"model '{model}' has no deployment", where="model")
         current = history[-1]
-        target = _previous_champion(history)
+        target = previous_champion(history)
         if target is None:
             raise LedgerConflict(
                 f"model '{model}' has no earlier champion to go back to",
@@ -257,9 +190,9 @@ class Ledger:
                 got=str(revision),
                 hint="look at perene status and decide again",
             )
-        row: dict[str, Any] = {"model": model, "revision": revision + 1, "at": _iso(_now()), **fields}
+        row: dict[str, Any] = {"model": model, "revision": revision + 1, "at": iso(utc_now()), **fields}
         row["previous"] = last.hash if last else ""
-        row["hash"] = _chain_hash(row["previous"], [row[name] for name in _CHAINED], row["evidence_id"])
+        row["hash"] = chain_hash(row["previous"], [row[name] for name in CHAINED], row["evidence_id"])
         try:
             connection.execute(insert(d).values(**row))
         except IntegrityError as error:
@@ -272,15 +205,15 @@ class Ledger:
 
     def record_evidence(self, model: str, kind: str, body: dict[str, Any], *, token: int | None = None) -> int:
         """Append a row of evidence; returns its id."""
-        text = _dump(body)
-        with self._write() as connection:
-            self._fence(connection, token)
+        text = dump(body)
+        with writing(self._engine) as connection:
+            leases.fence(connection, LEADER, token)
             if self._engine.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(7_265_432)))
             last = connection.execute(select(t.evidence.c.hash).order_by(t.evidence.c.id.desc()).limit(1)).scalar()
-            at = _iso(_now())
+            at = iso(utc_now())
             values = {"model": model, "kind": kind, "body": text, "at": at, "previous": last or ""}
-            values["hash"] = _chain_hash(values["previous"], [model, kind, text, at], None)
+            values["hash"] = chain_hash(values["previous"], [model, kind, text, at], None)
             result = connection.execute(insert(t.evidence).values(**values))
             key = result.inserted_primary_key
         return int(key[0]) if key else 0
@@ -292,9 +225,9 @@ class Ledger:
             query = query.where(t.evidence.c.model == model)
         if kind is not None:
             query = query.where(t.evidence.c.kind == kind)
-        with self._read() as connection:
+        with reading(self._engine) as connection:
             return [
-                Evidence(r.id, r.model, r.kind, json.loads(r.body), _time(r.at), r.hash)
+                Evidence(r.id, r.model, r.kind, json.loads(r.body), parse_time(r.at), r.hash)
                 for r in connection.execute(query)
             ]
 
@@ -315,7 +248,7 @@ class Ledger:
     def runs(self, model: str | None = None, limit: int = 100) -> list[Run]:
         """The latest row of each run, newest run first."""
         return [
-            Run(r["run_id"], r["model"], r["status"], r["step"], json.loads(r["body"]), start, _time(r["at"]))
+            Run(r["run_id"], r["model"], r["status"], r["step"], json.loads(r["body"]), start, parse_time(r["at"]))
             for r, start in self._latest(t.runs, "run_id", model, limit)
         ]
 
@@ -343,15 +276,15 @@ class Ledger:
                 r["stage"],
                 json.loads(r["body"]),
                 start,
-                _time(r["at"]),
+                parse_time(r["at"]),
             )
             for r, start in self._latest(t.experiments, "experiment_id", model, limit)
         ]
 
     def _record(self, table: Table, values: dict[str, Any], body: dict[str, Any], token: int | None) -> None:
-        with self._write() as connection:
-            self._fence(connection, token)
-            connection.execute(insert(table).values(**values, body=_dump(body), at=_iso(_now())))
+        with writing(self._engine) as connection:
+            leases.fence(connection, LEADER, token)
+            connection.execute(insert(table).values(**values, body=dump(body), at=iso(utc_now())))
 
     def _latest(
         self, table: Table, identifier: str, model: str | None, limit: int
@@ -367,91 +300,61 @@ class Ledger:
         query = (
             select(table, span.c.start).join(span, table.c.id == span.c.last).order_by(span.c.first.desc()).limit(limit)
         )
-        with self._read() as connection:
-            return [(row, _time(row["start"])) for row in connection.execute(query).mappings()]
+        with reading(self._engine) as connection:
+            return [(row, parse_time(row["start"])) for row in connection.execute(query).mappings()]
 
     # leases -----------------------------------------------------------------------------------------------
 
     def acquire(self, name: str, holder: str, ttl_seconds: float) -> int | None:
         """Take the lease if it is free or run out; returns a fencing token larger than every one before it."""
-        now = time.time()
-        with self._write() as connection:
-            row = connection.execute(select(t.leases).where(t.leases.c.name == name).with_for_update()).first()
-            if row is None:
-                try:
-                    connection.execute(
-                        insert(t.leases).values(name=name, holder=holder, token=1, expires=now + ttl_seconds)
-                    )
-                except IntegrityError:
-                    connection.rollback()
-                    return None
-                return 1
-            if row.expires > now and row.holder != holder:
-                return None
-            token = int(row.token) + 1
-            connection.execute(
-                update(t.leases)
-                .where(t.leases.c.name == name)
-                .values(holder=holder, token=token, expires=now + ttl_seconds)
-            )
-        return token
+        with writing(self._engine) as connection:
+            return leases.acquire(connection, name, holder, ttl_seconds, time.time())
 
     def renew(self, name: str, holder: str, token: int, ttl_seconds: float) -> bool:
         """Extend the lease; False when it belongs to somebody else by now."""
-        mine = (t.leases.c.name == name) & (t.leases.c.holder == holder) & (t.leases.c.token == token)
-        with self._write() as connection:
-            result = connection.execute(update(t.leases).where(mine).values(expires=time.time() + ttl_seconds))
-        return result.rowcount == 1
+        with writing(self._engine) as connection:
+            return leases.extend(connection, name, holder, token, time.time() + ttl_seconds)
 
     def release(self, name: str, holder: str, token: int) -> None:
         """Give the lease back at once; the token stays used."""
-        mine = (t.leases.c.name == name) & (t.leases.c.holder == holder) & (t.leases.c.token == token)
-        with self._write() as connection:
-            connection.execute(update(t.leases).where(mine).values(expires=0.0))
-
-    def _fence(self, connection: Connection, token: int | None) -> None:
-        if token is None:
-            return
-        query = select(t.leases.c.token).where(t.leases.c.name == LEADER).with_for_update()
-        newest = connection.execute(query).scalar()
-        if newest != token:
-            raise LeaseLost("another worker leads by now; this write was not made", expected=str(token))
+        with writing(self._engine) as connection:
+            leases.extend(connection, name, holder, token, 0.0)
 
     # state and keys ---------------------------------------------------------------------------------------
 
     def save_state(self, name: str, body: bytes, *, token: int | None = None) -> None:
         """Keep `body` under `name`, replacing what was there."""
-        with self._write() as connection:
-            self._fence(connection, token)
+        with writing(self._engine) as connection:
+            leases.fence(connection, LEADER, token)
             result = connection.execute(update(t.states).where(t.states.c.name == name).values(body=body))
             if result.rowcount == 0:
                 connection.execute(insert(t.states).values(name=name, body=body))
 
     def load_state(self, name: str) -> bytes | None:
         """What `save_state` kept under `name`."""
-        with self._read() as connection:
+        with reading(self._engine) as connection:
             body = connection.execute(select(t.states.c.body).where(t.states.c.name == name)).scalar()
         return bytes(body) if body is not None else None
 
     def add_key(self, key: KeyRecord) -> None:
         """Append an API key's record."""
-        with self._write() as connection:
+        with writing(self._engine) as connection:
             connection.execute(
                 insert(t.keys).values(
                     id=key.id,
                     sha256=key.sha256,
-                    scopes=_dump(sorted(key.scopes)),
-                    models=_dump(sorted(key.models)),
+                    scopes=dump(sorted(key.scopes)),
+                    models=dump(sorted(key.models)),
                     label=key.label,
                     revoked=key.revoked,
-                    at=_iso(_now()),
+                    at=iso(utc_now()),
                 )
             )
 
     def keys(self) -> list[KeyRecord]:
         """The latest record of every key, the revoked ones too."""
         newest = select(func.max(t.keys.c.row)).group_by(t.keys.c.id)
-        with self._read() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(select(t.keys).where(t.keys.c.row.in_(newest)).order_by(t.keys.c.row))
             return [
                 KeyRecord(
@@ -485,113 +388,12 @@ class Ledger:
             select(func.coalesce(func.max(t.deployments.c.id), 0)).scalar_subquery()
             + select(func.coalesce(func.max(t.keys.c.row), 0)).scalar_subquery()
         )
-        with self._read() as connection:
+        with reading(self._engine) as connection:
             return int(connection.execute(query).scalar() or 0)
 
     def verify(self) -> list[str]:
         """Recompute both hash chains; returns one line per row that does not hold."""
-        problems: list[str] = []
-        with self._read() as connection:
-            tips: dict[str, tuple[int, str]] = {}
-            for row in connection.execute(select(t.deployments).order_by(t.deployments.c.id)).mappings():
-                revision, tip = tips.get(row["model"], (0, ""))
-                wanted = _chain_hash(tip, [row[name] for name in _CHAINED], row["evidence_id"])
-                if row["previous"] != tip or row["hash"] != wanted or row["revision"] != revision + 1:
-                    problems.append(f"deployment of {row['model']} revision {row['revision']} was altered")
-                tips[row["model"]] = (row["revision"], row["hash"])
-            tip = ""
-            for e in connection.execute(select(t.evidence).order_by(t.evidence.c.id)):
-                if e.previous != tip or e.hash != _chain_hash(tip, [e.model, e.kind, e.body, e.at], None):
-                    problems.append(f"evidence {e.id} was altered")
-                tip = e.hash
-        return problems
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with _translated(), self._engine.connect() as connection:
-            yield connection.execution_options(perene_read=True)
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with _translated(), self._engine.begin() as connection:
-            yield connection
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        raise StoreUnavailable(
-            "the ledger's database does not answer", where="ledger.url", hint="perene doctor checks it"
-        ) from error
-
-
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by us, IMMEDIATE, see below
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    # a deferred transaction that upgrades to a write fails at once when another writer is active
-    reads = connection.get_execution_options().get("perene_read", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def _check_trial(champion: int, candidate: int | None, mode: Mode | None, weight: float) -> None:
-    if (candidate is None) != (mode is None):
-        raise LedgerConflict("a trial needs both a candidate and a mode", where="candidate")
-    if candidate == champion:
-        raise LedgerConflict("the candidate already is the champion", where="candidate")
-    if not 0.0 <= weight <= 1.0:
-        raise LedgerConflict("the weight is a share", where="weight", expected="0 to 1")
-
-
-def _previous_champion(history: list[Deployment]) -> int | None:
-    """The champion before the current one; a rollback undoes the last change of champion, then the one before."""
-    stack: list[int] = []
-    for row in history:
-        if len(stack) >= 2 and row.champion == stack[-2]:
-            stack.pop()
-        elif not stack or stack[-1] != row.champion:
-            stack.append(row.champion)
-    return stack[-2] if len(stack) >= 2 else None
-
-
-def _chain_hash(previous: str, fields: list[Any], evidence_id: int | None) -> str:
-    return hashlib.sha256(_dump([previous, *fields, evidence_id]).encode()).hexdigest()
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _deployment(row: RowMapping | Mapping[str, Any]) -> Deployment:
-    return Deployment(
-        model=row["model"],
-        revision=row["revision"],
-        champion=row["champion"],
-        candidate=row["candidate"],
-        mode=row["mode"],
-        weight=row["weight"],
-        salt=row["salt"],
-        actor=row["actor"],
-        reason=row["reason"],
-        at=_time(row["at"]),
-        evidence_id=row["evidence_id"],
-        previous=row["previous"],
-        hash=row["hash"],
-    )
+        with reading(self._engine) as connection:
+            moves = connection.execute(select(t.deployments).order_by(t.deployments.c.id)).mappings().all()
+            evidence = connection.execute(select(t.evidence).order_by(t.evidence.c.id)).mappings().all()
+        return chain_problems(moves, evidence)

@@ -1,0 +1,160 @@
+"""The ledger's rows as values, how they are chained, and which of them are possible."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import RowMapping
+
+from registry.errors import LedgerConflict
+
+Mode = Literal["shadow", "canary", "ab"]
+CHAINED = ("model", "revision", "champion", "candidate", "mode", "weight", "salt", "actor", "reason", "at")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One row: who serves `model` from this revision on. `weight` is the candidate's share in [0, 1]."""
+
+    model: str
+    revision: int
+    champion: int
+    candidate: int | None
+    mode: Mode | None
+    weight: float
+    salt: str
+    actor: str
+    reason: str
+    at: datetime
+    evidence_id: int | None
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a decision was made on."""
+
+    id: int
+    model: str
+    kind: str
+    body: dict[str, Any]
+    at: datetime
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The latest row of one retraining."""
+
+    run_id: str
+    model: str
+    status: str
+    step: str
+    body: dict[str, Any]
+    started_at: datetime
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """The latest row of one trial."""
+
+    experiment_id: str
+    model: str
+    state: str
+    stage: str
+    body: dict[str, Any]
+    started_at: datetime
+    at: datetime
+
+
+def check_trial(champion: int, candidate: int | None, mode: Mode | None, weight: float) -> None:
+    """Refuse a trial that cannot be: half of one, the champion against itself, a share beyond 1."""
+    if (candidate is None) != (mode is None):
+        raise LedgerConflict("a trial needs both a candidate and a mode", where="candidate")
+    if candidate == champion:
+        raise LedgerConflict("the candidate already is the champion", where="candidate")
+    if not 0.0 <= weight <= 1.0:
+        raise LedgerConflict("the weight is a share", where="weight", expected="0 to 1")
+
+
+def previous_champion(history: list[Deployment]) -> int | None:
+    """The champion before the current one; a rollback undoes the last change of champion, then the one before."""
+    stack: list[int] = []
+    for row in history:
+        if len(stack) >= 2 and row.champion == stack[-2]:
+            stack.pop()
+        elif not stack or stack[-1] != row.champion:
+            stack.append(row.champion)
+    return stack[-2] if len(stack) >= 2 else None
+
+
+def chain_hash(previous: str, fields: list[Any], evidence_id: int | None) -> str:
+    """Hex sha256 of a row: the hash before it, its fields, and the evidence it names."""
+    return hashlib.sha256(dump([previous, *fields, evidence_id]).encode()).hexdigest()
+
+
+def chain_problems(
+    moves: Sequence[RowMapping | Mapping[str, Any]], evidence: Sequence[RowMapping | Mapping[str, Any]]
+) -> list[str]:
+    """One line per row, oldest first, whose hash, predecessor or revision does not follow from the row before it."""
+    problems: list[str] = []
+    tips: dict[str, tuple[int, str]] = {}
+    for row in moves:
+        revision, tip = tips.get(row["model"], (0, ""))
+        wanted = chain_hash(tip, [row[name] for name in CHAINED], row["evidence_id"])
+        if row["previous"] != tip or row["hash"] != wanted or row["revision"] != revision + 1:
+            problems.append(f"deployment of {row['model']} revision {row['revision']} was altered")
+        tips[row["model"]] = (row["revision"], row["hash"])
+    tip = ""
+    for row in evidence:
+        wanted = chain_hash(tip, [row[name] for name in ("model", "kind", "body", "at")], None)
+        if row["previous"] != tip or row["hash"] != wanted:
+            problems.append(f"evidence {row['id']} was altered")
+        tip = row["hash"]
+    return problems
+
+
+def dump(value: Any) -> str:
+    """Canonical JSON: what is hashed must read the same everywhere."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+def utc_now() -> datetime:
+    """Now, aware."""
+    return datetime.now(UTC)
+
+
+def iso(moment: datetime) -> str:
+    """A moment as text that sorts by time: UTC with microseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def parse_time(text: str) -> datetime:
+    """The moment that `iso` wrote."""
+    return datetime.fromisoformat(text)
+
+
+def to_deployment(row: RowMapping | Mapping[str, Any]) -> Deployment:
+    """A row of the table as a value."""
+    return Deployment(
+        model=row["model"],
+        revision=row["revision"],
+        champion=row["champion"],
+        candidate=row["candidate"],
+        mode=row["mode"],
+        weight=row["weight"],
+        salt=row["salt"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at=parse_time(row["at"]),
+        evidence_id=row["evidence_id"],
+        previous=row["previous"],
+        hash=row["hash"],
+    )
