@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from monitoring import catalogue as c
+from monitoring.generated import keep_current
 
 Severity = Literal["page", "ticket", "info"]
 
@@ -140,22 +139,5 @@ def render(catalogue: Sequence[Rule] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check or write the rule file; 0 when it is current."""
-    parser = argparse.ArgumentParser(prog="python -m monitoring.alerts")
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--check", type=Path, metavar="FILE", help="exit 1 when FILE is not current")
-    action.add_argument("--write", type=Path, metavar="FILE", help="bring FILE up to date")
-    arguments = parser.parse_args(argv)
-    if arguments.write is not None:
-        arguments.write.write_text(render(), encoding="utf-8")
-        return 0
-    path: Path = arguments.check
-    if not path.is_file() or path.read_text(encoding="utf-8") != render():
-        sys.stderr.write(f"{path} is not current: run `python -m monitoring.alerts --write {path}`\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep_current("monitoring.alerts", render))

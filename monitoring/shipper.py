@@ -7,13 +7,11 @@ deleted. A crash in between repeats the same range, which gives the same files.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import logging
 import os
 import signal
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,11 +24,11 @@ from monitoring.events import decode
 from monitoring.lake import Lake
 from monitoring.ranges import Range, SpoolReader
 from monitoring.spool import SUFFIX
+from registry.child import die_with_parent
 from registry.errors import PereneError
 
 __all__ = ["main", "ship_once"]
 
-_PR_SET_PDEATHSIG = 1
 _ORPHAN_AGE_S = 60.0
 """A lock without its spool is swept after this time: its writer died while starting, or was drained."""
 
@@ -125,13 +123,6 @@ def _sweep(spool_dir: Path, now: float) -> None:
                 lock.unlink(missing_ok=True)
 
 
-def _follow_parent() -> int:
-    """Ask the kernel for SIGTERM when the parent dies (Linux); returns the parent to watch where that is not heard."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return os.getppid()
-
-
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m monitoring.shipper", description="Move spooled events to the lake")
     parser.add_argument("--spool-dir", type=Path, required=True)
@@ -149,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: asked.append(number))
-    parent = _follow_parent()
+    parent = os.getppid()
+    die_with_parent(parent)
     lake = Lake(options.lake)
     due = time.monotonic()
     while not asked and os.getppid() == parent:

@@ -52,7 +52,7 @@ def log_model(
     version = register_model(
         estimator, X, y, name=name, store=store, holdout=holdout, facts=facts, tags=tags, progress=progress
     )
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         deployment = ledger.deployment(name)
         if deployment is None:
             deployment = ledger.move(
@@ -77,7 +77,7 @@ def promote(name: str, version: int, *, reason: str, settings: Settings | None =
     store = open_store(settings)
     if version not in {v["version"] for v in store.versions(name)}:
         raise VersionUnknown(f"model '{name}' has no version {version}", hint=f"perene models {name}")
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         current = ledger.deployment(name)
         if current is not None and current.champion == version and current.candidate is None:
             raise LedgerConflict(f"version {version} of '{name}' already is the champion")
@@ -100,7 +100,7 @@ def rollback(name: str, *, reason: str = "by hand", settings: Settings | None = 
         LedgerConflict: there is no earlier champion.
     """
     settings = settings or _settings()
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         return ledger.rollback(name, actor=actor(), reason=reason)
 
 
@@ -111,16 +111,16 @@ def events(
     from monitoring.api import events as read
 
     settings = settings or _settings()
-    if not (settings.lake / f"model={name}").is_dir():
+    if not (settings.places.lake / f"model={name}").is_dir():
         raise ModelUnknown(f"the event lake has nothing of '{name}'", where="name")
-    return read(settings.lake, name, since=since, labelled=labelled)
+    return read(settings.places.lake, name, since=since, labelled=labelled)
 
 
 def open_store(settings: Settings) -> Any:
     """MLflow's store as configured; imports MLflow, which takes seconds."""
     from registry.mlflow_store import Store
 
-    return Store(settings.mlflow, settings.artifacts)
+    return Store(settings.places.tracking_uri, settings.places.artifacts)
 
 
 def project_aliases(settings: Settings, deployment: Deployment) -> None:

@@ -298,7 +298,7 @@ def keys_new(
     from registry.names import check_name
 
     secret, record = new_key(label, set(scope), {check_name(name) for name in model or ()})
-    with closing(Ledger.open(_settings(home, config).ledger)) as ledger:
+    with closing(Ledger.open(_settings(home, config).places.ledger_url)) as ledger:
         ledger.add_key(record)
     emit({"id": record.id, "key": secret}, as_json=as_json)
     say(f"next: perene keys revoke {record.id} ends it within seconds")
@@ -310,7 +310,7 @@ def keys_list(home: Home = None, config: Config = None, as_json: Json = False) -
     """List keys, without their secrets."""
     from registry.ledger import Ledger
 
-    with closing(Ledger.open(_settings(home, config).ledger)) as ledger:
+    with closing(Ledger.open(_settings(home, config).places.ledger_url)) as ledger:
         rows = [
             {"id": k.id, "label": k.label, "scopes": " ".join(sorted(k.scopes)), "revoked": k.revoked}
             for k in ledger.keys()  # noqa: SIM118
@@ -324,7 +324,7 @@ def keys_revoke(identifier: str, home: Home = None, config: Config = None) -> No
     """End a key; servers follow within seconds."""
     from registry.ledger import Ledger
 
-    with closing(Ledger.open(_settings(home, config).ledger)) as ledger:
+    with closing(Ledger.open(_settings(home, config).places.ledger_url)) as ledger:
         ledger.revoke_key(identifier)
     say(f"key {identifier} is revoked")
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from monitoring.settings import MonitoringSettings
 from registry.errors import ConfigInvalid
 from registry.names import check_name
+from retrain.places import Places
 from retrain.settings import RetrainSettings, WatchSettings
 from serving.settings import ServingSettings
 
@@ -46,24 +47,9 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     @property
-    def ledger(self) -> str:
-        """URL of the ledger: the configured one, or SQLite in the home folder."""
-        return self.ledger_url or f"sqlite:///{(self.home / 'ledger.db').resolve()}"
-
-    @property
-    def mlflow(self) -> str:
-        """MLflow's tracking URI: the configured one, or SQLite in the home folder."""
-        return self.tracking_uri or f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
-
-    @property
-    def artifacts(self) -> Path:
-        """Folder of MLflow's artifacts when the store is embedded."""
-        return self.home / "artifacts"
-
-    @property
-    def lake(self) -> Path:
-        """Root of the event lake."""
-        return self.home / "events"
+    def places(self) -> Places:
+        """The stores: the configured ones, or the embedded ones in the home folder."""
+        return Places(self.home.resolve(), self.ledger_url, self.tracking_uri)
 
 
 def load(path: Path | None = None, *, home: Path | None = None) -> Settings:

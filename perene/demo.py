@@ -70,7 +70,7 @@ def prepare(demo: Demo, settings: Settings) -> None:
     Raises:
         TrainingFailed: the child failed; what it said stands above.
     """
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         if ledger.deployment(demo.model) is not None:
             return
     say(f"training {demo.model} on {demo.train[0]} to {demo.train[1]} and logging it:")
@@ -96,7 +96,7 @@ def play(demo: Demo, settings: Settings, key: str, *, until_promoted: bool) -> d
     """
     progress = settings.home / "demo.json"
     start = _resume(progress, demo)
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         if start < demo.end:
             _replay(demo, settings, key, ledger, start, progress, until_promoted=until_promoted)
         else:
@@ -254,7 +254,7 @@ def _report(demo: Demo, settings: Settings, ledger: Ledger, folder: Path) -> dic
 
     bundle = settings.home / "cache" / "bundles" / demo.model / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    months = monthly(settings.lake, bundle, model=demo.model)
+    months = monthly(settings.places.lake, bundle, model=demo.model)
     picture = folder / "monthly.png"
     plot(months, picture)
     (folder / "monthly.md").write_text(markdown(months))

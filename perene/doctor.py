@@ -60,7 +60,7 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 def _ledger(settings: Settings) -> Iterator[Check]:
     try:
-        with closing(Ledger.open(settings.ledger)) as ledger:
+        with closing(Ledger.open(settings.places.ledger_url)) as ledger:
             problems = ledger.verify()
             models = len(ledger.deployments())
     except PereneError as error:

@@ -17,7 +17,7 @@ LOCAL = ("local", frozenset({"predict", "feedback", "read"}))
 def ensure_key(settings: Settings, label: str, scopes: frozenset[str]) -> str:
     """The secret kept as `label` under the home folder; made and recorded in the ledger when it is not valid."""
     path = settings.home / "keys" / label
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         valid = {key.sha256 for key in ledger.keys() if not key.revoked}  # noqa: SIM118
         if path.is_file() and digest(path.read_text().strip()) in valid:
             return path.read_text().strip()

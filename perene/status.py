@@ -17,7 +17,7 @@ def overview(settings: Settings, name: str | None = None, as_of: datetime | None
     Raises:
         ModelUnknown: `name` is given and was never deployed (by `as_of`).
     """
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         names = [name] if name else sorted(ledger.deployments())
         found = [(model, ledger.deployment(model, as_of)) for model in names]
         if name and found[0][1] is None:
@@ -27,7 +27,7 @@ def overview(settings: Settings, name: str | None = None, as_of: datetime | None
 
 def history(settings: Settings, name: str) -> list[dict[str, Any]]:
     """Every ledger row of a model, oldest first."""
-    with closing(Ledger.open(settings.ledger)) as ledger:
+    with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         return [_deployment(row) for row in ledger.history(name)]
 
 

@@ -30,7 +30,7 @@ READY_S = 60.0
 def serve_program(settings: Settings) -> Program:
     """The server as a process."""
     path = _write(settings, "serve.json", settings.serving.model_dump(mode="json"))
-    stores = ("--ledger-url", settings.ledger, "--tracking-uri", settings.mlflow)
+    stores = ("--ledger-url", settings.places.ledger_url, "--tracking-uri", settings.places.tracking_uri)
     return Program("serve", "serving", ("--home", str(settings.home), "--settings", str(path), *stores))
 
 
@@ -40,8 +40,8 @@ def worker_program(settings: Settings) -> Program:
         models=settings.models,
         host=settings.worker_host,
         port=settings.worker_port,
-        ledger_url=settings.ledger,
-        tracking_uri=settings.mlflow,
+        ledger_url=settings.places.ledger_url,
+        tracking_uri=settings.places.tracking_uri,
     )
     path = _write(settings, "worker.json", worker.model_dump(mode="json"))
     return Program("worker", "retrain", ("--home", str(settings.home), "--settings", str(path)))

@@ -20,10 +20,10 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "registry.child", str(os.getpid()), module, *arguments]
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGTERM when the parent ends; leave at once if it already has."""
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the kernel for a signal when the parent ends; leave at once if it already has."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(0)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from registry.child import die_with_parent
 from registry.errors import PereneError
-from retrain.process import bind_to_parent
 from retrain.settings import WorkerSettings
 from retrain.worker import create_worker, serve_metrics
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=0, help="die with this process")
     options = parser.parse_args(arguments)
     if options.parent:
-        bind_to_parent(options.parent)
+        die_with_parent(options.parent, signal.SIGKILL)
     os.environ.setdefault("DO_NOT_TRACK", "true")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)

@@ -6,13 +6,14 @@ Runs as a child (`python -m retrain.aliases`), for MLflow is 200 MB and seconds 
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from registry.child import die_with_parent
 from registry.ledger import Deployment, Ledger
 from retrain.places import Places
-from retrain.process import bind_to_parent
 
 __all__ = ["project"]
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.parent:
-        bind_to_parent(options.parent)
+        die_with_parent(options.parent, signal.SIGKILL)
     from registry.mlflow_store import Store
 
     places = Places(options.home, options.ledger_url, options.tracking_uri)

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -20,11 +21,12 @@ from typing import Any
 import msgspec
 
 from registry.bundle import Bundle, read_bundle
+from registry.child import die_with_parent
 from registry.errors import BundleCorrupt, ConversionRefused, LeaseLost, PereneError, TrainingFailed
 from registry.ledger import Ledger
 from retrain.gates import Gate, PairedSample, certificate_gate, contract_gate, non_inferiority_gate, passed
 from retrain.places import Places
-from retrain.process import bind_to_parent, limit_memory
+from retrain.process import limit_memory
 from retrain.settings import RetrainSettings
 from retrain.windows import plan
 
@@ -267,7 +269,7 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[0])
     spec = msgspec.json.decode(path.read_bytes(), type=Spec)
     if spec.parent:
-        bind_to_parent(spec.parent)
+        die_with_parent(spec.parent, signal.SIGKILL)
     settings = RetrainSettings(**spec.settings)
     limit_memory(settings.training_memory_mb)
     folder = path.parent

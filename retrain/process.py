@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -14,17 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Child", "bind_to_parent", "limit_memory"]
-
-_PR_SET_PDEATHSIG = 1
-
-
-def bind_to_parent(parent: int) -> None:
-    """Called first thing in a child: be killed when the parent dies, however it dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent and os.getppid() != parent:  # it died before the call above
-        os._exit(1)
+__all__ = ["Child", "limit_memory"]
 
 
 def limit_memory(megabytes: int) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from grafana.__main__ import main
 from grafana.dashboard import build, render
 from monitoring.catalogue import CATALOGUE
+from monitoring.generated import keep_current
 
 FILE = Path(__file__).parents[2] / "deploy/grafana/perene.json"
 SERIES = {name: metric for metric in CATALOGUE for name in metric.series}
@@ -22,12 +22,12 @@ def _panels() -> list[dict[str, Any]]:
 
 def test_the_file_is_current_and_a_stale_one_is_refused(tmp_path: Path) -> None:
     """`--check` passes on the committed file only."""
-    assert main(["--check", str(FILE)]) == 0
+    assert keep_current("grafana", render, ["--check", str(FILE)]) == 0
     stale = tmp_path / "perene.json"
     stale.write_text(render().replace("Traffic", "Trafic"))
-    assert main(["--check", str(stale)]) == 1
-    assert main(["--write", str(stale)]) == 0
-    assert main(["--check", str(stale)]) == 0
+    assert keep_current("grafana", render, ["--check", str(stale)]) == 1
+    assert keep_current("grafana", render, ["--write", str(stale)]) == 0
+    assert keep_current("grafana", render, ["--check", str(stale)]) == 0
 
 
 @pytest.mark.parametrize("panel", _panels(), ids=lambda panel: panel["title"])

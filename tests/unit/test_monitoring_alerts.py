@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring.alerts import PERFORMANCE_EVALUE, Rule, main, render, rules
+from monitoring.alerts import PERFORMANCE_EVALUE, Rule, render, rules
 from monitoring.catalogue import CATALOGUE
+from monitoring.generated import keep_current
 from monitoring.settings import MonitoringSettings
 
 ROOT = Path(__file__).parents[2]
@@ -21,13 +22,13 @@ every_rule = pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.name
 
 def test_the_file_is_current_and_a_stale_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--check` passes on the committed file and names the command on another."""
-    assert main(["--check", str(RULES)]) == 0
+    assert keep_current("monitoring.alerts", render, ["--check", str(RULES)]) == 0
     stale = tmp_path / "rules.yml"
     stale.write_text(render().replace("severity: page", "severity: info"))
-    assert main(["--check", str(stale)]) == 1
+    assert keep_current("monitoring.alerts", render, ["--check", str(stale)]) == 1
     assert "--write" in capsys.readouterr().err
-    assert main(["--write", str(stale)]) == 0
-    assert main(["--check", str(stale)]) == 0
+    assert keep_current("monitoring.alerts", render, ["--write", str(stale)]) == 0
+    assert keep_current("monitoring.alerts", render, ["--check", str(stale)]) == 0
 
 
 def test_the_file_reads_back_as_the_rules() -> None:

@@ -31,8 +31,8 @@ def _refused(folder: Path, text: str) -> ConfigInvalid:
 def test_defaults_without_a_file() -> None:
     settings = load()
     assert (settings.home, settings.serving.port, settings.worker_port) == (Path(".perene"), 8000, 8002)
-    assert settings.ledger == f"sqlite:///{Path('.perene/ledger.db').resolve()}"
-    assert settings.lake == Path(".perene/events")
+    assert settings.places.ledger_url == f"sqlite:///{Path('.perene/ledger.db').resolve()}"
+    assert settings.places.lake == Path(".perene/events").resolve()
 
 
 def test_file_of_this_folder_is_found(tmp_path: Path) -> None:
