@@ -46,7 +46,7 @@ MEANINGS: Final = {
     "RetrainSettings.min_labels": "rows below which nothing is trained or judged",
     "RetrainSettings.alpha": "error rate of the gate and of the trial's tests",
     "RetrainSettings.cooldown": "pause after a run or a trial; doubled by each run without a candidate, up to 8 times",
-    "RetrainSettings.clock": "`event`: the newest event time seen; `wall`: the machine's clock",
+    "RetrainSettings.clock": "`event`: that of the latest events, strays aside; `wall`: the machine's clock",
     "RetrainSettings.seed": "seed of the sample taken when there are more than `max_rows`",
     "RetrainSettings.ab_weight": "share of entities on the candidate's arm",
     "RetrainSettings.ab_min_per_arm": "labels each arm needs before A/B may end well",
