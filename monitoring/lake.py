@@ -56,7 +56,8 @@ class Lake:
             parts[_part(row[1])].append(row)
         newest = {model: contracts[model, version] for model, version in sorted(contracts)}
         written = []
-        for part in sorted(parts):
+        # predictions before labels: whoever sees a label must find what it is about
+        for part in sorted(parts, key=lambda part: (part[1] == "label", part)):
             model, kind, day, version = part
             if kind == "label":
                 table = label_table(parts[part], boot, newest.get(model))

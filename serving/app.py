@@ -58,8 +58,7 @@ class Service:
         self._loader = Loader(cache, settings, spool, metrics)
         self._keys = Keys(())
         self._stamp = 0
-        self._written = 0.0
-        self._behind: set[str] = set()
+        self._behind: dict[str, float] = {}
 
     async def follow(self) -> None:
         """Look for a new hand-over for ever; load it beside what serves, then swap the pointer."""
@@ -75,8 +74,8 @@ class Service:
         now = stamp(self._cache)
         stats = self.spool.stats()
         self.metrics.spool_bytes.set(stats.bytes)
-        for name in self._behind:
-            self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, time.time() - self._written))
+        for name, since in self._behind.items():
+            self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, time.time() - since))
         if now in (0, self._stamp):
             return
         state = read_state(self._cache)
@@ -85,9 +84,9 @@ class Service:
         self._keys = Keys(state.keys)
         self.table = await asyncio.to_thread(self._loader.build, state, self.table)
         self._stamp = now
-        self._written = state.written
-        self._behind = {f.model for f in self.table.failures}
-        for name in self.table.models.keys() - self._behind:
+        # the puller tries again and hands over again: the lag counts from the first time
+        self._behind = {f.model: self._behind.get(f.model, time.time()) for f in self.table.failures}
+        for name in self.table.models.keys() - self._behind.keys():
             self.metrics.alias_lag_seconds.labels(model=name).set(0.0)
         _log.info("serving.table", extra={"revision": state.revision, "models": sorted(self.table.models)})
 

@@ -119,7 +119,7 @@ def test_the_configuration_names_functions_that_exist() -> None:
     from retrain.settings import RetrainSettings
 
     tables = tomllib.loads((Path(flights.__file__).parent / "perene.toml").read_text())
-    assert {"models"} == set(tables)
+    assert {"models", "serving"} == set(tables)
     for name, model in tables["models"].items():
         settings = RetrainSettings(**model["retrain"])
         MonitoringSettings(**model["monitoring"])
