@@ -1,0 +1,139 @@
+"""Who may do what: every route by every key, and no way around."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.serving_app import (
+    SCOPES,
+    bearer,
+    run,
+)
+from tests.integration.serving_toy import (
+    ROW,
+    Cache,
+    offset_bundle,
+    serving,
+    stored_events,
+)
+
+ROUTES: dict[str, str | None] = {
+    "/predict": "predict",
+    "/models/{model}/predict": "predict",
+    "/models/{model}/versions/{version}/predict": "predict",
+    "/feedback": "feedback",
+    "/models/{model}/feedback": "feedback",
+    "/models": "read",
+    "/models/{model}": "read",
+    "/models/{model}/schema": "read",
+    "/models/{model}/card": "read",
+    "/livez": None,
+    "/readyz": None,
+    "/healthz": None,
+    "/metrics": None,
+    "/openapi.json": None,
+    "/docs": None,
+}
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
+
+
+def test_every_route_asks_for_its_scope(cache: Cache, offsets: dict[int, Path], toy_bundle: Path) -> None:
+    """Generated from the application's own routes: nothing unlisted, nothing more permissive."""
+    cache.add(1, offsets[1])
+    cache.add(1, offset_bundle(toy_bundle, cache.folder.parent / "other", 5, model="other"), model="other")
+    all_three = {"predict", "feedback", "read"}
+    keys: dict[str, tuple[str, set[str], set[str]]] = {
+        "none": ("", set(), set()),
+        "wrong": ("prn_00000000_" + "x" * 43, set(), set()),
+        **{scope: (cache.key({scope}), {scope}, set()) for scope in sorted(all_three)},
+        "this model": (cache.key(all_three, {"toy"}), all_three, {"toy"}),
+        "another model": (cache.key(all_three, {"other"}), all_three, {"other"}),
+        "admin": (cache.key({"promote", "admin"}), {"promote", "admin"}, set()),
+    }
+    cache.deploy(1, model="other")
+    cache.deploy(1)
+
+    def wanted(path: str, method: str, methods: set[str], scopes: set[str], models: set[str], name: str) -> int:
+        scope = ROUTES[path]
+        if method not in methods:
+            return 405
+        if scope is None:
+            return 200
+        if name in ("none", "wrong"):
+            return 401
+        about_toy = "{model}" in path or path == "/predict"
+        return 200 if scope in scopes and (not models or not about_toy or "toy" in models) else 403
+
+    async def scenario() -> None:
+        async with serving(cache, default_model="toy") as served:
+            found = {route.path: set(route.methods or ()) for route in served.app.routes}  # type: ignore[attr-defined]
+            assert set(found) == set(ROUTES)
+            identifier = (await served.client.post("/predict", headers=bearer(keys["predict"][0]), json=ROW)).json()[
+                "prediction_ids"
+            ][0]
+            label = {"prediction_id": identifier, "label": 1.0, "model": "toy"}
+            tried = Counter[int]()
+            for path, methods in found.items():
+                for method in METHODS:
+                    for name, (secret, scopes, models) in keys.items():
+                        body: Any = ([label] if "feedback" in path else ROW) if method == "POST" else None
+                        for headers in (bearer(secret), {"x-api-key": secret}):
+                            target = path.format(model="toy", version=1)
+                            reply = await served.client.request(method, target, headers=headers, json=body)
+                            expected = wanted(path, method, methods, scopes, models, name)
+                            assert reply.status_code == expected, (method, target, name)
+                            tried[expected] += 1
+                            assert secret == "" or secret not in reply.text
+                            if expected == 401:
+                                assert reply.headers["www-authenticate"] == "Bearer"
+            assert min(tried[code] for code in (200, 401, 403, 405)) > 0
+
+    run(scenario)
+
+
+def test_a_key_of_one_model_reaches_no_other(cache: Cache, offsets: dict[int, Path], toy_bundle: Path) -> None:
+    """Neither by the bare routes nor in a list."""
+    cache.add(1, offsets[1])
+    cache.add(1, offset_bundle(toy_bundle, cache.folder.parent / "other", 5, model="other"), model="other")
+    key = cache.key(SCOPES, {"other"})
+    cache.deploy(1, model="other")
+    cache.deploy(1)
+    identifier = "0198c0de-0000-7000-8000-000000000000"
+
+    async def scenario() -> None:
+        async with serving(cache, key, default_model="toy") as served:
+            assert (await served.client.get("/models")).json()["models"][0]["name"] == "other"
+            assert len((await served.client.get("/models")).json()["models"]) == 1
+            assert (await served.client.post("/predict", json=ROW)).status_code == 403
+            labels = [{"model": m, "prediction_id": identifier, "label": 1} for m in ("toy", "other")]
+            results = (await served.client.post("/feedback", json=labels)).json()["results"]
+            assert [r["status"] for r in results] == ["rejected", "accepted"]
+            assert results[0]["error"]["code"] == "not_allowed"
+            path = served.spool.path
+        assert [e.model for e in stored_events(path)] == ["other"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("path", ["/predict/", "//predict", "/./predict", "/%2fpredict", "/models/toy/predict/"])
+def test_another_spelling_of_a_path_is_no_way_around(path: str, cache: Cache, offsets: dict[int, Path]) -> None:
+    """Not found, and no redirect to a host that the caller named."""
+    cache.add(1, offsets[1])
+    cache.deploy(1)
+
+    async def scenario() -> None:
+        async with serving(cache) as served:
+            url = httpx.URL("http://evil.example").copy_with(raw_path=path.encode())
+            reply = await served.client.post(url, json=ROW)
+            assert reply.status_code in (401, 404)
+            assert "location" not in reply.headers
+            assert "evil" not in reply.text
+
+    run(scenario)
