@@ -12,14 +12,13 @@ from typing import Any, Final
 from registry.contract import Contract
 from registry.errors import BundleCorrupt
 
-FILES: Final = (
-    "model.onnx",
-    "contract.json",
-    "certificate.json",
-    "golden.parquet",
-    "reference.json",
-    "card.md",
-)
+FILES: Final = ("contract.json", "certificate.json", "golden.parquet", "reference.json", "card.md")
+"""In every bundle."""
+OPTIONAL_FILES: Final = ("card.json",)
+"""In bundles since they exist."""
+ONNX: Final = "model.onnx"
+NATIVE_FILES: Final = ("model.skops", "model.ubj", "model.txt", "model.cbm", "model.joblib")
+"""scikit-learn, XGBoost, LightGBM, CatBoost, and a pickle where the operator allows them."""
 MANIFEST: Final = "manifest.json"
 MAX_FILE_BYTES: Final = 512 * 1024 * 1024
 
@@ -35,11 +34,21 @@ class Bundle:
     manifest: dict[str, str]
     digest: str
 
-    def onnx_bytes(self) -> bytes:
-        """The graph's bytes, checked again: what is run is what was signed, whatever the disk did since."""
-        data = (self.path / "model.onnx").read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.manifest["model.onnx"]:
-            raise _corrupt("model.onnx", "its bytes changed after the bundle was read")
+    @property
+    def model_file(self) -> str:
+        """Name of the one file that predicts: an ONNX graph, or the original for a process of its own."""
+        return next(name for name in self.manifest if name == ONNX or name in NATIVE_FILES)
+
+    @property
+    def native(self) -> bool:
+        """Whether the original itself answers, in a process of its own."""
+        return self.model_file != ONNX
+
+    def model_bytes(self) -> bytes:
+        """The model's bytes, checked again: what is run is what was signed, whatever the disk did since."""
+        data = (self.path / self.model_file).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.manifest[self.model_file]:
+            raise _corrupt(self.model_file, "its bytes changed after the bundle was read")
         return data
 
 
@@ -50,12 +59,14 @@ def seal(folder: Path) -> str:
         BundleCorrupt: a file of the bundle is missing.
     """
     digests: dict[str, str] = {}
-    for name in FILES:
+    extra = [name for name in (ONNX, *NATIVE_FILES, *OPTIONAL_FILES) if (folder / name).is_file()]
+    for name in (*FILES, *extra):
         path = folder / name
         if not path.is_file():
             raise _corrupt(name, "the file is missing")
         digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    data = json.dumps({"format": 1, "files": digests}, indent=1, sort_keys=True).encode()
+    _require_listed(set(digests))
+    data = json.dumps({"format": 2, "files": digests}, indent=1, sort_keys=True).encode()
     with (folder / MANIFEST).open("wb") as file:
         file.write(data)
         file.flush()
@@ -75,9 +86,8 @@ def read_bundle(folder: Path) -> Bundle:
         listed = set(manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise _corrupt(MANIFEST, "it is not a manifest") from error
-    if listed != set(FILES):
-        raise _corrupt(MANIFEST, "it does not list exactly the bundle's files")
-    contents = {name: _read(folder, name) for name in FILES}
+    _require_listed(listed)
+    contents = {name: _read(folder, name) for name in sorted(listed)}
     for name, data in contents.items():
         if hashlib.sha256(data).hexdigest() != manifest[name]:
             raise _corrupt(name, "its sha256 differs from the manifest")
@@ -88,6 +98,12 @@ def read_bundle(folder: Path) -> Bundle:
     except ValueError as error:
         raise _corrupt("contract.json", "it is not JSON") from error
     return Bundle(folder, contract, certificate, reference, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def _require_listed(names: set[str]) -> None:
+    models = names & {ONNX, *NATIVE_FILES}
+    if len(models) != 1 or names - models - set(OPTIONAL_FILES) != set(FILES):
+        raise _corrupt(MANIFEST, "it does not list exactly the bundle's files")
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,15 +12,19 @@ from registry.errors import BundleCorrupt
 Dtype = Literal["float", "int", "bool", "string"]
 Policy = Literal["store", "hash", "drop"]
 Scalar = str | int | float | bool
-FLOAT32_EXACT_INT = 2**24
-"""Largest magnitude up to which every integer is a float32."""
+Precision = Literal["float32", "float64"]
+EXACT_INT: Mapping[Precision, int] = {"float32": 2**24, "float64": 2**53 - 1}
+"""Largest magnitude up to which every integer is a number of this precision and no larger one reads as it."""
 
 _JSON_TYPE = {"float": "number", "int": "integer", "bool": "boolean", "string": "string"}
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One input: its type, whether null is allowed, and what training saw of it."""
+    """One input: its type, whether null is allowed, and what training saw of it.
+
+    `frame_dtype` is the pandas dtype of the column in training: what the original estimator is given again.
+    """
 
     name: str
     dtype: Dtype
@@ -29,6 +34,7 @@ class Column:
     categories: tuple[str, ...] | None = None
     policy: Policy = "store"
     example: Scalar | None = None
+    frame_dtype: str = ""
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of one value; range and categories are notes, not constraints: unseen values are served."""
@@ -47,27 +53,37 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a model answers: one number a row, or one of `classes` with a probability for each."""
+    """What a model answers: numbers, or one of `classes`.
+
+    A regression of several numbers a row names them in `targets`; the first is the one that is monitored.
+    A classification has a probability for each class, unless `scores` names what it has instead (margins of a
+    linear SVM, distances to cluster centres, an anomaly score): its probabilities are then 1 for the class that
+    it chose and 0 elsewhere, which makes its Brier loss the 0-1 loss, and they are not shown to callers.
+    """
 
     kind: Literal["regression", "classification"]
     classes: tuple[str | int | bool, ...] = ()
+    targets: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Contract:
     """Inputs in order and the output of a model.
 
-    The graph takes at most two tensors: `numbers` float32 [N, F] (float, int and bool columns in order;
-    null is NaN) and `strings` [N, S] (null is the empty string).
+    The graph takes at most two tensors: `numbers` of the contract's `precision` [N, F] (float, int and bool columns
+    in order; null is NaN) and `strings` [N, S] (null is the empty string). It answers `prediction` [N, T], or `label`
+    [N] and `probabilities` [N, K], and `scores` [N, S] where the output has them.
     """
 
     model: str
     columns: tuple[Column, ...]
     output: Output
+    precision: Precision = "float32"
 
     @cached_property
     def numbers(self) -> tuple[Column, ...]:
-        """Columns packed into the float32 tensor, in order."""
+        """Columns packed into the tensor of numbers, in order."""
         return tuple(column for column in self.columns if column.dtype != "string")
 
     @cached_property
@@ -98,6 +114,7 @@ class Contract:
         """The JSON form kept in `contract.json`."""
         return {
             "model": self.model,
+            "precision": self.precision,
             "columns": [
                 {
                     "name": c.name,
@@ -108,10 +125,16 @@ class Contract:
                     "categories": list(c.categories) if c.categories is not None else None,
                     "policy": c.policy,
                     "example": c.example,
+                    "frame_dtype": c.frame_dtype,
                 }
                 for c in self.columns
             ],
-            "output": {"kind": self.output.kind, "classes": list(self.output.classes)},
+            "output": {
+                "kind": self.output.kind,
+                "classes": list(self.output.classes),
+                "targets": list(self.output.targets),
+                "scores": list(self.output.scores),
+            },
         }
 
     @classmethod
@@ -132,12 +155,19 @@ class Contract:
                     categories=tuple(c["categories"]) if c["categories"] is not None else None,
                     policy=c["policy"],
                     example=c["example"],
+                    frame_dtype=c.get("frame_dtype", ""),
                 )
                 for c in data["columns"]
             )
-            output = Output(data["output"]["kind"], tuple(data["output"]["classes"]))
-            return cls(data["model"], columns, output)
-        except (KeyError, TypeError) as error:
+            answer = data["output"]
+            output = Output(
+                answer["kind"],
+                tuple(answer["classes"]),
+                tuple(answer.get("targets", ())),  # absent in bundles of format 1
+                tuple(answer.get("scores", ())),
+            )
+            return cls(data["model"], columns, output, data.get("precision", "float32"))
+        except (KeyError, TypeError, AttributeError) as error:
             raise BundleCorrupt("contract.json does not have the expected form", where=str(error)) from error
 
 
@@ -156,4 +186,6 @@ def incompatibilities(old: Contract, new: Contract) -> list[str]:
         found.append(f"the output changed from {old.output.kind} to {new.output.kind}")
     elif old.output.classes != new.output.classes:
         found.append("the classes or their order changed")
+    elif old.output.targets != new.output.targets or old.output.scores != new.output.scores:
+        found.append("the numbers that it answers, or their order, changed")
     return sorted(found)

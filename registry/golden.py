@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from registry.bundle import Bundle
 from registry.contract import Contract
 from registry.errors import BundleCorrupt
-from registry.parity import answers, predict_onnx
+from registry.parity import Answers, answers
+from registry.run import opened_bundle
 from registry.tensors import pack_frame
 
 EXPECTED = "_expected"
+CHOSEN = "_chosen"
+"""Position of the expected class; not in bundles of format 1."""
 ROWS = 64
 TOLERANCE = 1e-4
 """Relative; wider than the certificate's, since another machine may sum float32 in another order."""
 
 
-def write_golden(contract: Contract, frame: pd.DataFrame, expected: npt.NDArray[Any], path: Path) -> None:
-    """Keep up to 64 rows of `frame` with the graph's own answers `expected` ([N] or [N, K])."""
+def write_golden(contract: Contract, frame: pd.DataFrame, expected: Answers, path: Path) -> None:
+    """Keep up to 64 rows of `frame` with the served model's own answers `expected`."""
     positions = np.linspace(0, len(frame) - 1, min(ROWS, len(frame))).astype(int)
     golden = frame.iloc[positions][contract.names].reset_index(drop=True)
-    golden[EXPECTED] = [row.tolist() if expected.ndim == 2 else float(row) for row in expected[positions]]
+    golden[EXPECTED] = expected.values[positions].tolist()
+    if expected.labels is not None:
+        golden[CHOSEN] = expected.labels[positions]
     golden.to_parquet(path, index=False)
 
 
-def check_golden(bundle: Bundle) -> int:
-    """Run the golden rows through the graph; returns how many.
+def check_golden(bundle: Bundle, *, allow_pickle: bool = False) -> int:
+    """Run the golden rows through the model; returns how many.
 
     Raises:
         BundleCorrupt: an answer differs from what the bundle promises.
     """
     golden = pd.read_parquet(bundle.path / "golden.parquet")
     contract = bundle.contract
-    got = answers(contract, predict_onnx(bundle.onnx_bytes(), pack_frame(contract, golden)))
-    expected = np.asarray(golden[EXPECTED].tolist(), dtype=np.float64)
-    if got.shape != expected.shape or not np.allclose(got, expected, rtol=TOLERANCE, atol=TOLERANCE):
+    with opened_bundle(bundle, allow_pickle=allow_pickle) as run:
+        got = answers(contract, run(pack_frame(contract, golden)))
+    expected = np.asarray(golden[EXPECTED].tolist(), dtype=np.float64).reshape(len(golden), -1)
+    same = got.values.shape == expected.shape and np.allclose(got.values, expected, rtol=TOLERANCE, atol=TOLERANCE)
+    if CHOSEN in golden and same:
+        same = got.labels is not None and bool(np.array_equal(got.labels, golden[CHOSEN].to_numpy()))
+    if not same:
         raise BundleCorrupt(
             "the golden rows give other answers than the bundle promises",
             where="golden.parquet",

@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from registry.contract import FLOAT32_EXACT_INT, Column, Contract, Dtype, Output, Scalar
-from registry.errors import ContractViolation, ConversionRefused
+from registry.contract import EXACT_INT, Column, Contract, Dtype, Policy, Precision, Scalar
+from registry.errors import ContractViolation
 from registry.names import check_name
+from registry.original import output_of
 
 MAX_COLUMNS = 2_000
 MAX_CATEGORIES = 1_000
 
 
-def infer_contract(estimator: Any, frame: pd.DataFrame, name: str) -> Contract:
+def infer_contract(
+    estimator: Any, frame: pd.DataFrame, name: str, *, policies: Mapping[str, Policy] | None = None
+) -> Contract:
     """The contract of `estimator` as the rows of `frame` show it.
+
+    Args:
+        policies: columns whose values the event log hashes or drops; the others are stored.
 
     Raises:
         NameInvalid: `name` is not a model name.
-        ContractViolation: no rows, unnamed or duplicate columns, a column of nulls or of mixed types.
-        ConversionRefused: the estimator is not fitted, or predicts several outputs.
+        ContractViolation: no rows, unnamed or duplicate columns, a column of nulls or of mixed types, a policy for
+            a column that is not there.
+        ConversionRefused: the estimator is not fitted, or what it predicts cannot be served.
     """
     check_name(name)
     _check_frame(frame)
-    columns = tuple(_column(str(label), frame[label]) for label in frame.columns)
-    return Contract(name, columns, infer_output(estimator))
-
-
-def infer_output(estimator: Any) -> Output:
-    """Regression or classification, with the classes in the estimator's order."""
-    from sklearn.base import is_classifier, is_regressor
-    from sklearn.exceptions import NotFittedError
-    from sklearn.utils.validation import check_is_fitted
-
-    try:
-        check_is_fitted(estimator)
-    except (NotFittedError, TypeError) as error:
-        raise ConversionRefused(
-            f"the {type(estimator).__name__} is not a fitted scikit-learn estimator",
-            expected="an estimator after fit",
-            hint="call fit before log_model",
-        ) from error
-    if is_classifier(estimator):
-        classes = np.asarray(estimator.classes_)
-        if classes.ndim != 1 or not hasattr(estimator, "predict_proba"):
-            raise ConversionRefused(
-                f"the {type(estimator).__name__} has no predict_proba over one output",
-                hint="wrap it in CalibratedClassifierCV, or log one model per output",
-            )
-        return Output("classification", tuple(classes.tolist()))
-    if is_regressor(estimator):
-        return Output("regression")
-    raise ConversionRefused(
-        f"the {type(estimator).__name__} is neither a classifier nor a regressor",
-        hint="log the estimator whose predict answers the question",
-    )
+    wanted = dict(policies or {})
+    missing = sorted(wanted.keys() - set(frame.columns))
+    if missing or not set(wanted.values()) <= {"store", "hash", "drop"}:
+        raise ContractViolation(
+            f"a policy is for column '{missing[0]}', which X does not have" if missing else "a policy does not exist",
+            where="policies",
+            expected="store, hash or drop, by column",
+        )
+    columns = tuple(_column(str(n), frame[n], wanted.get(str(n), "store")) for n in frame.columns)
+    precision: Precision = "float64" if any(_wide(column) for column in columns) else "float32"
+    return Contract(name, columns, output_of(estimator), precision)
 
 
 def _check_frame(frame: pd.DataFrame) -> None:
@@ -76,32 +64,49 @@ def _check_frame(frame: pd.DataFrame) -> None:
         raise ContractViolation(f"X has two columns named '{doubled[0]}'", hint="rename one of them")
 
 
-def _column(name: str, values: pd.Series[Any]) -> Column:
+def _column(name: str, values: pd.Series[Any], policy: Policy) -> Column:
+    kind = values.dtype
+    levels: tuple[str, ...] | None = None
+    if isinstance(kind, pd.CategoricalDtype):
+        if not all(isinstance(level, str) for level in kind.categories):
+            raise ContractViolation(
+                f"column '{name}' is categorical over values that are not text",
+                expected="categories of text",
+                hint=f"fit on X['{name}'].astype(str).astype('category')",
+            )
+        levels = tuple(kind.categories)
     seen = values.dropna()
     if len(seen) == 0:
         raise ContractViolation(
             f"column '{name}' holds nothing but nulls, so its type is unknown", hint=f"drop '{name}'"
         )
-    nullable = bool(values.isna().any())
+    column = Column(name, "string", bool(values.isna().any()), policy=policy, frame_dtype=_frame_dtype(kind))
+    if levels is not None:
+        return replace(column, categories=levels, example=str(seen.iloc[0]))
     dtype = _dtype(name, seen)
     if dtype == "string":
-        categories = sorted(set(seen.astype(str)))
-        return Column(
-            name,
-            dtype,
-            nullable,
-            categories=tuple(categories) if len(categories) <= MAX_CATEGORIES else None,
-            example=str(seen.iloc[0]),
-        )
+        found = sorted(set(seen.astype(str)))
+        kept = tuple(found) if len(found) <= MAX_CATEGORIES else None
+        return replace(column, categories=kept, example=str(seen.iloc[0]))
     numbers = seen.to_numpy(dtype=np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
-    if dtype == "int" and max(abs(low or 0), abs(high or 0)) > FLOAT32_EXACT_INT:
+    if dtype == "int" and max(abs(low or 0), abs(high or 0)) > EXACT_INT["float64"]:
         raise ContractViolation(
-            f"column '{name}' has integers beyond ±{FLOAT32_EXACT_INT:,}, which float32 rounds",
+            f"column '{name}' has integers beyond ±{EXACT_INT['float64']:,}, which no number of the platform holds",
             hint=f"subtract an offset, use a coarser unit, or pass '{name}' as text if it is an id",
         )
-    return Column(name, dtype, nullable, low, high, example=_example(dtype, numbers))
+    return replace(column, dtype=dtype, minimum=low, maximum=high, example=_example(dtype, numbers))
+
+
+def _frame_dtype(kind: Any) -> str:
+    return "category" if isinstance(kind, pd.CategoricalDtype) else str(kind)
+
+
+def _wide(column: Column) -> bool:
+    """Whether float32 would round the column's integers."""
+    limit = EXACT_INT["float32"]
+    return column.dtype == "int" and max(abs(column.minimum or 0), abs(column.maximum or 0)) > limit
 
 
 def _dtype(name: str, seen: pd.Series[Any]) -> Dtype:

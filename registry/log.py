@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,22 +16,21 @@ import pandas as pd
 
 from registry.bundle import Bundle, read_bundle, seal
 from registry.card import render_card
-from registry.contract import Contract
-from registry.errors import ContractViolation, ConversionRefused
-from registry.export import to_onnx
+from registry.contract import Contract, Policy
+from registry.convert import Progress, Runtime, convert
+from registry.errors import ContractViolation
 from registry.golden import write_golden
 from registry.infer import infer_contract
 from registry.loss import bounded_loss
-from registry.parity import answers, certify, predict_onnx
+from registry.original import Answers
+from registry.parity import answers, probabilities
 from registry.reference import build_reference
+from registry.run import opened
 from registry.sandbox import check_in_child
 from registry.tensors import pack_frame
 
 if TYPE_CHECKING:
     from registry.mlflow_store import Store
-
-Progress = Callable[[str, str], None]
-"""Called with a step's name and what it found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,9 @@ def build_bundle(
     to: Path,
     holdout: tuple[pd.DataFrame, Any] | None = None,
     facts: Facts | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    runtime: Runtime = "auto",
+    allow_pickle: bool = False,
     progress: Progress = lambda step, found: None,
 ) -> Bundle:
     """Contract, graph, certificate, golden rows, reference and card of `estimator`, sealed in the new folder `to`.
@@ -85,39 +87,35 @@ def build_bundle(
         X: real rows of features, 1,000 or more for a certificate worth its name.
         y: their labels; with `holdout` absent they also make the reference's quality.
         holdout: features and labels the estimator was not fitted on: reference and quality come from them.
+        policies: columns whose values the event log hashes or drops.
+        runtime, allow_pickle: as for `registry.convert.convert`.
 
     Raises:
         ContractViolation: X or y cannot be served from.
         ConversionRefused: there is no graph, or it answers otherwise than the estimator.
     """
     facts = facts or Facts()
-    contract = infer_contract(estimator, X, name)
+    contract = infer_contract(estimator, X, name, policies=policies)
     progress("contract", f"{len(contract.columns)} columns, {contract.output.kind}")
-    graph = to_onnx(estimator, contract)
-    progress("export", f"{len(graph) / 1024:.0f} KiB of ONNX")
-    certificate = certify(estimator, graph, contract, X)
-    progress("certificate", f"{certificate['verdict']}, largest difference {certificate['max_difference']:.2g}")
-    if certificate["verdict"] == "refused":
-        raise _refused_by_parity(certificate)
+    made = convert(estimator, contract, X, runtime=runtime, allow_pickle=allow_pickle, progress=progress)
+    contract, certificate = made.contract, made.certificate
     base, labels = holdout if holdout is not None else (X, y)
-    reference = _reference(contract, graph, base[contract.names], np.asarray(labels), facts)
+    rows = X[contract.names].head(10_000)
+    with opened(contract, made.file, made.data, allow_pickle=allow_pickle) as run:
+        served = answers(contract, run(pack_frame(contract, base[contract.names])))
+        golden = answers(contract, run(pack_frame(contract, rows)))
+    reference = _reference(contract, served, base[contract.names], np.asarray(labels), facts)
     reference["window"] = dict(zip(("start", "end"), facts.window or (None, None), strict=True))
     progress(
         "reference",
         f"{reference['rows']} rows, {reference['quality']['metric']} {reference['quality']['value']:.4g}",
     )
     to.mkdir(parents=True)
-    (to / "model.onnx").write_bytes(graph)
+    (to / made.file).write_bytes(made.data)
     _write_json(to / "contract.json", contract.to_dict())
     _write_json(to / "certificate.json", certificate)
     _write_json(to / "reference.json", reference)
-    rows = X[contract.names].head(10_000)
-    write_golden(
-        contract,
-        rows,
-        answers(contract, predict_onnx(graph, pack_frame(contract, rows))),
-        to / "golden.parquet",
-    )
+    write_golden(contract, rows, golden, to / "golden.parquet")
     (to / "card.md").write_text(render_card(contract, certificate, reference, _lines(estimator, X, facts, holdout)))
     seal(to)
     check_in_child(to)
@@ -134,6 +132,9 @@ def log_model(
     store: Store,
     holdout: tuple[pd.DataFrame, Any] | None = None,
     facts: Facts | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    runtime: Runtime = "auto",
+    allow_pickle: bool = False,
     tags: Mapping[str, str] | None = None,
     progress: Progress = lambda step, found: None,
 ) -> ModelVersion:
@@ -143,7 +144,19 @@ def log_model(
     """
     with tempfile.TemporaryDirectory(prefix="perene-") as scratch:
         folder = Path(scratch) / "bundle"
-        bundle = build_bundle(estimator, X, y, name=name, to=folder, holdout=holdout, facts=facts, progress=progress)
+        bundle = build_bundle(
+            estimator,
+            X,
+            y,
+            name=name,
+            to=folder,
+            holdout=holdout,
+            facts=facts,
+            policies=policies,
+            runtime=runtime,
+            allow_pickle=allow_pickle,
+            progress=progress,
+        )
         quality = bundle.reference["quality"]
         version = store.register(
             folder,
@@ -157,19 +170,19 @@ def log_model(
 
 
 def _reference(
-    contract: Contract, graph: bytes, frame: pd.DataFrame, labels: npt.NDArray[Any], facts: Facts
+    contract: Contract, served: Answers, frame: pd.DataFrame, labels: npt.NDArray[Any], facts: Facts
 ) -> dict[str, Any]:
     if len(frame) != len(labels):
         raise ContractViolation("X and y have different lengths", expected=f"{len(frame)} labels")
-    predicted = answers(contract, predict_onnx(graph, pack_frame(contract, frame)))
+    predicted = probabilities(contract, served)
     if contract.output.kind == "regression":
         truth = labels.astype(np.float64)
         if not np.isfinite(truth).all():
             raise ContractViolation("y holds values that are not finite numbers", hint="drop those rows")
-        error = np.abs(predicted - truth)
+        error = np.abs(predicted[:, 0] - (truth[:, 0] if truth.ndim == 2 else truth))
         metric, value = "mae", float(error.mean())
         cap = facts.cap or 4.0 * max(value, 1e-9)
-        score = predicted
+        score = predicted[:, 0]
     else:
         classes = list(contract.output.classes)
         if not set(np.unique(labels).tolist()) <= set(classes):
@@ -180,17 +193,6 @@ def _reference(
         score = predicted[:, -1]
     losses = bounded_loss(contract.output, predicted, labels, cap)
     return build_reference(contract, frame, score, losses, cap, {metric: value})
-
-
-def _refused_by_parity(certificate: Mapping[str, Any]) -> ConversionRefused:
-    guilty = certificate["guilty_columns"]
-    return ConversionRefused(
-        "the ONNX graph answers otherwise than the estimator, so it is not registered",
-        where=f"columns {', '.join(guilty)}" if guilty else "the whole graph",
-        expected="differences up to 1e-5 and no label flips",
-        got=f"{certificate['share_beyond']:.2%} of real rows beyond, {certificate['label_flips']} label flips",
-        hint="train on float32 columns; scale or shift columns that float32 cannot carry (epoch seconds, large ids)",
-    )
 
 
 def _lines(estimator: Any, X: pd.DataFrame, facts: Facts, holdout: tuple[pd.DataFrame, Any] | None) -> dict[str, str]:

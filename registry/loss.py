@@ -31,7 +31,7 @@ def bounded_loss(output: Output, prediction: Any, label: Any, cap: float) -> Flo
     if output.kind == "regression":
         if not cap > 0.0 or not np.isfinite(cap):
             raise ConfigInvalid("the loss cap is not usable", where="cap", expected="a positive number")
-        difference = np.asarray(prediction, np.float64).ravel() - np.asarray(label, np.float64).ravel()
+        difference = _first(prediction) - _first(label)
         return np.asarray(np.minimum(np.abs(difference) / cap, 1.0), np.float64)
     probabilities = np.asarray(prediction, np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(output.classes):
@@ -46,6 +46,12 @@ def bounded_loss(output: Output, prediction: Any, label: Any, cap: float) -> Flo
     loss = np.asarray(np.clip(((probabilities - truth) ** 2).sum(axis=1) / 2.0, 0.0, 1.0), np.float64)
     loss[index < 0] = np.nan
     return loss
+
+
+def _first(values: Any) -> Floats:
+    """The numbers [N], or of several a row [N, T] the first one: it is the one that is monitored."""
+    array = np.asarray(values, np.float64)
+    return array[:, 0] if array.ndim == 2 else array.ravel()
 
 
 def class_index(output: Output, label: Any) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from registry.bundle import read_bundle
-from registry.parity import answers, predict_onnx
+from registry.parity import answers, onnx_runner
 from registry.tensors import pack_frame
 
 
@@ -18,16 +18,15 @@ class BundleModel:
 
     def __init__(self, folder: Path) -> None:
         self._bundle = read_bundle(folder)
-        self._graph = self._bundle.onnx_bytes()
+        self._run = onnx_runner(self._bundle.model_bytes())
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray[Any, Any]:
-        """Predict N rows; returns float64 [N], or classes [N]."""
+        """Predict N rows; returns float64 [N] (or [N, T] of several targets), or classes [N]."""
         contract = self._bundle.contract
-        outputs = predict_onnx(self._graph, pack_frame(contract, frame))
-        if contract.output.kind == "regression":
-            return answers(contract, outputs)
-        classes = np.asarray(contract.output.classes)
-        return np.asarray(classes[answers(contract, outputs).argmax(axis=1)])
+        found = answers(contract, self._run(pack_frame(contract, frame)))
+        if found.labels is None:
+            return found.values if contract.output.targets else found.values[:, 0]
+        return np.asarray(np.asarray(contract.output.classes)[found.labels])
 
 
 def _load_pyfunc(path: str) -> BundleModel:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def pack_frame(contract: Contract, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """Pack `frame` (N rows, the contract's columns) into `numbers` float32 [N, F] and `strings` [N, S]."""
+    """Pack `frame` (N rows, the contract's columns) into `numbers` of the contract's precision [N, F] and `strings` [N, S]."""
     tensors: dict[str, npt.NDArray[Any]] = {}
     if contract.numbers:
         columns = [frame[c.name].to_numpy(dtype=np.float64, na_value=np.nan) for c in contract.numbers]
         with np.errstate(over="ignore"):
-            tensors["numbers"] = np.column_stack(columns).astype(np.float32)
+            tensors["numbers"] = np.column_stack(columns).astype(contract.precision)
     if contract.strings:
         texts = [frame[c.name].astype(object).where(frame[c.name].notna(), "").to_numpy() for c in contract.strings]
         tensors["strings"] = np.column_stack(texts).astype(object)

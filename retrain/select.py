@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from registry.bundle import Bundle
 from registry.loss import bounded_loss
-from registry.parity import answers, predict_onnx, predict_original
+from registry.original import predict_original
+from registry.parity import answers, probabilities
+from registry.run import opened_bundle
 from registry.tensors import pack_frame
 
 __all__ = ["Contender", "best", "bundle_losses", "estimator_losses"]
@@ -42,17 +44,19 @@ class Contender:
 
 
 def bundle_losses(bundle: Bundle, holdout: pd.DataFrame, target: str, cap: float) -> NDArray[np.float64]:
-    """Losses of a version as it is served: through its ONNX graph."""
-    outputs = predict_onnx(bundle.onnx_bytes(), pack_frame(bundle.contract, holdout))
+    """Losses of a version as it is served."""
+    with opened_bundle(bundle) as run:
+        found = answers(bundle.contract, run(pack_frame(bundle.contract, holdout)))
     labels = holdout[target].to_numpy()
-    return bounded_loss(bundle.contract.output, answers(bundle.contract, outputs), labels, cap)
+    return bounded_loss(bundle.contract.output, probabilities(bundle.contract, found), labels, cap)
 
 
 def estimator_losses(
     estimator: Any, champion: Bundle, holdout: pd.DataFrame, target: str, cap: float
 ) -> NDArray[np.float64]:
     """Losses of a fresh estimator, before the best one is worth a conversion."""
-    predicted = predict_original(estimator, champion.contract, holdout[champion.contract.names])
+    found = predict_original(estimator, champion.contract, holdout[champion.contract.names])
+    predicted = probabilities(champion.contract, found)
     return bounded_loss(champion.contract.output, predicted, holdout[target].to_numpy(), cap)
 
 

@@ -77,8 +77,11 @@ class DataPlane:
             "arm": arm,
             "predictions": answer.predictions,
         }
-        if answer.probabilities is not None:
-            body["probabilities"] = answer.probabilities
+        output = version.contract.output
+        if answer.scores is not None:
+            body["scores"] = answer.scores
+        elif output.classes:
+            body["probabilities"] = answer.values
         body["prediction_ids"] = ids
         shadow = self._shadow(model, choice.shadow, data, batch, answer, ids) if choice.shadow is not None else None
         encoded = self._encode(body)
@@ -146,8 +149,8 @@ class DataPlane:
                     arm,
                     hashed,
                     [] if arm == "shadow" else kept(version.contract, batch.rows[n]),
-                    answer.predictions[n],
-                    answer.probabilities[n] if answer.probabilities is not None else None,
+                    answer.values[n][0] if version.contract.output.targets and answer.values else answer.predictions[n],
+                    answer.values[n] if answer.values is not None else None,
                     round(latency_ms, 3),
                     key,
                 )

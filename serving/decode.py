@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from registry.contract import FLOAT32_EXACT_INT, Column, Contract
+from registry.contract import EXACT_INT, Column, Contract
 from registry.errors import ContractViolation, FieldError
 from serving.errors import Malformed, TooLarge
 from serving.explain import explain_row, short
@@ -102,22 +102,24 @@ class Decoder:
             raise self._explain(data) from None
 
     def pack(self, values: Sequence[tuple[Any, ...]]) -> dict[str, Array]:
-        """Rows of values as `numbers` float32 [N, F] and `strings` [N, S].
+        """Rows of values as `numbers` of the contract's precision [N, F] and `strings` [N, S].
 
         Raises:
-            ContractViolation: a number is not finite as float32, or an integer would be rounded.
+            ContractViolation: a number is not finite in that precision, or an integer would be rounded.
         """
         tensors: dict[str, Array] = {}
         if self._numbers:
             wide = np.array([[row[i] for i in self._numbers] for row in values], dtype=np.float64)
             with np.errstate(over="ignore"):
-                packed = wide.astype(np.float32)
+                packed = wide.astype(self.contract.precision)
             if np.isinf(packed).any():
-                raise self._unfit(np.isinf(packed), "not finite as float32", "a finite float32", "not_finite")
+                kind = self.contract.precision
+                raise self._unfit(np.isinf(packed), f"not finite as {kind}", f"a finite {kind}", "not_finite")
             if self._whole:
                 whole = wide[:, self._whole]
-                limit = f"an integer up to {FLOAT32_EXACT_INT}"
-                self._refuse_whole(np.abs(whole) > FLOAT32_EXACT_INT, "too large to be exact", limit)
+                most = EXACT_INT[self.contract.precision]
+                limit = f"an integer up to {most}"
+                self._refuse_whole(np.abs(whole) > most, "too large to be exact", limit)
                 # null is NaN, which equals nothing: it is neither whole nor a fraction
                 self._refuse_whole((whole != np.rint(whole)) & ~np.isnan(whole), "expected integer", "integer")
             tensors["numbers"] = packed

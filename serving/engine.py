@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,10 +27,14 @@ _IDENTITY = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """N answers: numbers or classes, and for a classification N lists of probabilities."""
+    """N answers: numbers (lists of them where there are several targets) or classes.
+
+    `values` is what the event log keeps beside each: probabilities of the classes, or every target.
+    """
 
     predictions: list[Any]
-    probabilities: list[list[float]] | None
+    values: list[list[float]] | None = None
+    scores: list[list[float]] | None = None
 
 
 class Engine:
@@ -61,8 +65,7 @@ class Engine:
             )
         if device == "auto" and len(_providers(device)) > 1 and self.provider == "CPUExecutionProvider":
             _log.info("engine.fell_back: no usable GPU, serving on the CPU")
-        self._classes = contract.output.classes
-        self._names = ["prediction"] if contract.output.kind == "regression" else ["probabilities"]
+        self._names, self._output = answer_names(contract.output), contract.output
 
     def run(self, tensors: Mapping[str, Array]) -> Answer:
         """Answer the rows of `tensors`.
@@ -72,15 +75,36 @@ class Engine:
             OutputNotFinite: an answer is NaN or infinite.
         """
         try:
-            output: Array = self._session.run(self._names, dict(tensors))[0]
+            outputs = self._session.run(self._names, dict(tensors))
         except Exception as error:
             raise InferenceFailed("the model failed on this input", hint="the request can be tried again") from error
-        if not np.isfinite(output).all():
-            raise OutputNotFinite("the model's answer is not a finite number", where="predictions")
-        if self._names[0] == "prediction":
-            return Answer(output.reshape(-1).tolist(), None)
-        best = output.argmax(axis=1).tolist()
-        return Answer([self._classes[i] for i in best], output.tolist())
+        return read_answer(self._output, outputs)
+
+
+def answer_names(output: Output) -> list[str]:
+    """The outputs that an answer is read from, in order."""
+    if output.kind == "regression":
+        return ["prediction"]
+    return ["label", "probabilities", *(["scores"] if output.scores else [])]
+
+
+def read_answer(output: Output, outputs: Sequence[Array]) -> Answer:
+    """Tensors named by `answer_names` as an answer.
+
+    Raises:
+        OutputNotFinite: a number is NaN or infinite.
+    """
+    if not all(np.isfinite(values).all() for values in outputs if values.dtype.kind == "f"):
+        raise OutputNotFinite("the model's answer is not a finite number", where="predictions")
+    if output.kind == "regression":
+        if not output.targets:
+            return Answer(outputs[0].reshape(-1).tolist())
+        several = outputs[0].tolist()
+        return Answer(several, several)
+    labels = outputs[0].reshape(-1).tolist()
+    if isinstance(output.classes[0], bool):
+        labels = [bool(label) for label in labels]
+    return Answer(labels, outputs[1].tolist(), outputs[2].tolist() if output.scores else None)
 
 
 def require_device(device: Device) -> None:

@@ -160,7 +160,7 @@ class Loader:
             raise BundleCorrupt("the bundle is another one than was handed over", where=bundle.path.name)
         if bundle.contract.model != name:
             raise BundleCorrupt("the bundle is of another model", where="contract.json")
-        engine = Engine(bundle.onnx_bytes(), bundle.contract, device=self._settings.device)
+        engine = Engine(bundle.model_bytes(), bundle.contract, device=self._settings.device)
         decoder = Decoder(bundle.contract, max_rows=self._settings.max_rows)
         _warm(engine, decoder, folder.with_name(f"{folder.name}.golden.json"))
         self._spool.register(name, number, bundle.contract.to_dict())

@@ -71,12 +71,12 @@ def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
         "model": {"type": "string"},
         "version": {"type": "integer"},
         "arm": {"enum": ["champion", "candidate", "pinned"]},
-        "predictions": {"type": "array", "items": value},
+        "predictions": {"type": "array", "items": _several(value, len(contract.output.targets))},
         "prediction_ids": {"type": "array", "items": {"type": "string", "format": "uuid"}},
     }
     if contract.output.classes:
-        probabilities = {"type": "array", "items": {"type": "number"}}
-        answer["probabilities"] = {"type": "array", "items": probabilities}
+        numbers = {"type": "array", "items": {"type": "number"}}
+        answer["scores" if contract.output.scores else "probabilities"] = {"type": "array", "items": numbers}
     row = {"$ref": f"#/components/schemas/{name}.Row"}
     body = {
         "type": "object",
@@ -123,6 +123,10 @@ def _read(name: str, part: str) -> dict[str, Any]:
         "operationId": what,
         "responses": {"200": {"description": "What was asked for."}, **_errors(statuses)},
     }
+
+
+def _several(value: dict[str, Any], targets: int) -> dict[str, Any]:
+    return {"type": "array", "items": value, "minItems": targets, "maxItems": targets} if targets else value
 
 
 def _value(contract: Contract) -> dict[str, Any]:

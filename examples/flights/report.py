@@ -40,8 +40,8 @@ def table(rows: pd.DataFrame, first: Bundle) -> pd.DataFrame:
     known = rows[rows["_label"].notna() & rows["_prediction"].notna()]
     if known.empty:
         return pd.DataFrame(columns=["month", "n", "loop_on", "never_retrain", "versions"])
-    graph = first.onnx_bytes()
-    static = answers(first.contract, predict_onnx(graph, pack_frame(first.contract, known[first.contract.names])))
+    tensors = pack_frame(first.contract, known[first.contract.names])
+    static = answers(first.contract, predict_onnx(first.model_bytes(), tensors)).values[:, 0]
     label = known["_label"].to_numpy(dtype=np.float64)
     served = known["_prediction"].to_numpy(dtype=np.float64)
     errors = pd.DataFrame(

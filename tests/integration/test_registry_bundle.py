@@ -45,12 +45,12 @@ def test_a_truncated_missing_or_linked_file_is_found(copied_bundle: Copy) -> Non
 
 
 def test_bytes_swapped_after_the_check_are_not_run(copied_bundle: Copy) -> None:
-    """`onnx_bytes` checks again."""
+    """`model_bytes` checks again."""
     folder = copied_bundle()
     bundle = read_bundle(folder)
     (folder / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleCorrupt, match="changed"):
-        bundle.onnx_bytes()
+        bundle.model_bytes()
 
 
 def test_a_good_bundle_passes_in_the_child(toy_bundle: Path) -> None:

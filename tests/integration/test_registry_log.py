@@ -59,8 +59,8 @@ def test_classification_keeps_the_order_of_classes(classification: Toy, tmp_path
 
     bundle = build_bundle(classification.estimator, classification.X, classification.y, name="toy", to=tmp_path / "b")
     assert bundle.contract.output.classes == (0, 1)
-    got = answers(bundle.contract, predict_onnx(bundle.onnx_bytes(), pack_frame(bundle.contract, classification.X)))
-    np.testing.assert_allclose(got, classification.estimator.predict_proba(classification.X), atol=1e-5)
+    got = answers(bundle.contract, predict_onnx(bundle.model_bytes(), pack_frame(bundle.contract, classification.X)))
+    np.testing.assert_allclose(got.values, classification.estimator.predict_proba(classification.X), atol=1e-5)
 
 
 def test_the_same_model_twice_is_one_version(regression: Toy, store: Store) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.export import float32_floor
+from registry.export.rounding import float32_floor
 
 
 @given(

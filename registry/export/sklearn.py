@@ -1,40 +1,23 @@
-"""Export of a fitted estimator to ONNX: one entry per estimator type, the same tensors in and out for all."""
+"""scikit-learn to ONNX, by way of skl2onnx."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
-from functools import singledispatch
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper
 from sklearn.base import BaseEstimator
 
 from registry.contract import Contract
 from registry.errors import ConversionRefused
-
-OPSET: Final = {"": 18, "ai.onnx.ml": 3}
-"""Both pinned: without the second, skl2onnx picks one that ONNX Runtime may not have."""
-
-
-@singledispatch
-def to_onnx(estimator: Any, contract: Contract) -> bytes:
-    """The graph of `estimator`, taking `contract`'s tensors and answering `prediction`, or `label` and `probabilities`.
-
-    Raises:
-        ConversionRefused: the estimator, or one of its steps, has no equivalent graph.
-    """
-    raise ConversionRefused(
-        f"there is no ONNX export for {type(estimator).__module__}.{type(estimator).__name__}",
-        expected="a scikit-learn estimator or pipeline",
-    )
+from registry.export import export
+from registry.export.graph import OPSET, finish, group_inputs, name_outputs
+from registry.export.rounding import float32_floor
+from registry.parts import parts
 
 
-@to_onnx.register
+@export.register
 def _(estimator: BaseEstimator, contract: Contract) -> bytes:
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
@@ -63,13 +46,10 @@ def _(estimator: BaseEstimator, contract: Contract) -> bytes:
     # converters raise whatever they like (RuntimeError, NameError, IndexError, …): all mean "cannot"
     except Exception as error:
         raise _refusal(estimator, error) from error
-    _name_outputs(model, contract)
+    name_outputs(model, contract)
     if not single:
-        _group_inputs(model, contract)
-    model.producer_name = "perene"
-    model.graph.name = contract.model  # the converter puts a random name; equal models are equal bytes here
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
+        group_inputs(model, contract)
+    return finish(model, contract)
 
 
 def round_thresholds(estimator: Any) -> Any:
@@ -88,34 +68,6 @@ def round_thresholds(estimator: Any) -> Any:
             tree = part.tree_
             tree.threshold[:] = np.where(tree.children_left == -1, tree.threshold, float32_floor(tree.threshold))
     return rounded
-
-
-def float32_floor(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The largest float32 not above each value, as float64."""
-    nearest = values.astype(np.float32)
-    lower = np.nextafter(nearest, np.float32(-np.inf))
-    return np.where(nearest.astype(np.float64) > values, lower, nearest).astype(np.float64)
-
-
-def parts(estimator: Any) -> Iterator[Any]:
-    """Every estimator inside `estimator`, itself first: steps, transformers, members of ensembles."""
-    seen: set[int] = set()
-    queue: list[Any] = [estimator]
-    while queue:
-        part = queue.pop(0)
-        if id(part) in seen or isinstance(part, (str, bytes)):
-            continue
-        if isinstance(part, (list, tuple)):
-            queue.extend(part)
-            continue
-        if isinstance(part, np.ndarray) and part.dtype == object:
-            queue.extend(part.ravel())
-            continue
-        if not isinstance(part, BaseEstimator):
-            continue
-        seen.add(id(part))
-        yield part
-        queue.extend(vars(part).values())
 
 
 def _takes_one_matrix(estimator: Any) -> bool:
@@ -172,60 +124,3 @@ def _refusal(estimator: Any, error: Exception) -> ConversionRefused:
         expected="steps that have an ONNX converter",
         hint=f"replace {guilty} by a step that converts; the chain from this error names the operator",
     )
-
-
-def _name_outputs(model: onnx.ModelProto, contract: Contract) -> None:
-    wanted = ["prediction"] if contract.output.kind == "regression" else ["label", "probabilities"]
-    outputs = list(model.graph.output)
-    if len(outputs) != len(wanted):
-        raise ConversionRefused(
-            "the converted graph does not answer what the estimator does",
-            expected=", ".join(wanted),
-            got=", ".join(o.name for o in outputs),
-        )
-    for output, name in zip(outputs, wanted, strict=True):
-        old = output.name
-        if old == name:
-            continue
-        _rename(model.graph, old, name)
-        output.name = name
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                if name == old:
-                    names[i] = new
-                elif name == new:
-                    names[i] = f"{new}_inner"
-
-
-def _group_inputs(model: onnx.ModelProto, contract: Contract) -> None:
-    """Replace one input per column by `numbers` and `strings`, split inside the graph.
-
-    ONNX Runtime pays per input: 20 one-column inputs cost 95 µs a row, two grouped tensors 5 µs.
-    """
-    graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    nodes, inputs = [], []
-    groups = (
-        ("numbers", contract.numbers, TensorProto.FLOAT),
-        ("strings", contract.strings, TensorProto.STRING),
-    )
-    for group, columns, kind in groups:
-        if not columns:
-            continue
-        inputs.append(helper.make_tensor_value_info(group, kind, [None, len(columns)]))
-        for index, column in enumerate(columns):
-            if column.name in used:
-                position = f"{group}_{index}_position"
-                graph.initializer.append(helper.make_tensor(position, TensorProto.INT64, [1], [index]))
-                inner = f"{group}_{index}_column"
-                _rename(graph, column.name, inner)
-                nodes.append(helper.make_node("Gather", [group, position], [inner], axis=1))
-    rest = list(graph.node)
-    del graph.input[:]
-    graph.input.extend(inputs)
-    del graph.node[:]
-    graph.node.extend(nodes + rest)
