@@ -91,6 +91,11 @@ class Contract:
         """Columns packed into the string tensor, in order."""
         return tuple(column for column in self.columns if column.dtype == "string")
 
+    @cached_property
+    def layout(self) -> tuple[tuple[Any, ...], ...]:
+        """What reading and packing a row depend on: contracts of equal layout read each other's rows."""
+        return (self.precision,), *((c.name, c.dtype, c.nullable, c.policy) for c in self.columns)
+
     @property
     def names(self) -> list[str]:
         """Column names in order."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def pack_frame(contract: Contract, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """Pack `frame` (N rows, the contract's columns) into `numbers` of the contract's precision [N, F] and `strings` [N, S]."""
+    """Pack N rows with the contract's columns: `numbers` of its precision [N, F] and `strings` [N, S]."""
     tensors: dict[str, npt.NDArray[Any]] = {}
     if contract.numbers:
         columns = [frame[c.name].to_numpy(dtype=np.float64, na_value=np.nan) for c in contract.numbers]

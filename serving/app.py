@@ -29,6 +29,7 @@ from registry.errors import PereneError, VersionUnknown
 from serving import openapi
 from serving.auth import ANYBODY, Caller, Keys, secret_of
 from serving.dataplane import DataPlane
+from serving.decode import Batch, Decoder
 from serving.errors import Malformed, TooLarge, Unauthenticated, WrongMediaType, body_of, status_of
 from serving.labels import read_items
 from serving.models import Loader, Model, Table, Version
@@ -175,19 +176,27 @@ def _predict(service: Service) -> Handler:
         model, pinned = _target(service, request)
         caller.may_use(model.name)
         data = await _body(request, service.settings.max_body_bytes)
-        predict = partial(service.plane.predict, model, data, key=caller.id, request_id=request_id, pinned=pinned)
+
+        def read(decoder: Decoder) -> Batch:
+            return decoder.decode(data)
+
+        predict = partial(service.plane.predict, model, read, key=caller.id, request_id=request_id, pinned=pinned)
         done = predict() if len(data) < INLINE_BYTES else await asyncio.to_thread(predict)
+        encoding = time.perf_counter()
+        body = done.body()
         version = str(done.version.version)
         service.count(model.name, version, done.arm, 200)
         headers = {
             "x-request-id": request_id,
             "x-model-name": model.name,
             "x-model-version": version,
-            "x-prediction-id": done.first_id,
+            "x-prediction-id": done.ids[0],
         }
         task = BackgroundTask(_in_thread, done.shadow) if done.shadow is not None else None
-        service.metrics.request_duration_seconds.labels(model=model.name).observe(time.perf_counter() - began)
-        return Response(done.body, media_type=_JSON, headers=headers, background=task)
+        ended = time.perf_counter()
+        service.metrics.stage_duration_seconds.labels(model=model.name, stage="encode").observe(ended - encoding)
+        service.metrics.request_duration_seconds.labels(model=model.name).observe(ended - began)
+        return Response(body, media_type=_JSON, headers=headers, background=task)
 
     return handler
 

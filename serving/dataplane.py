@@ -1,4 +1,4 @@
-"""The plain core: a body becomes predictions and events, a label becomes durable. Knows nothing of HTTP."""
+"""The plain core: rows become predictions and events, a label becomes durable. Knows nothing of HTTP or dialects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from registry.contract import Contract
 from registry.errors import ContractViolation, FieldError, PereneError
-from serving.decode import Batch
+from serving.decode import Batch, Decoder
 from serving.engine import Answer
 from serving.explain import short
 from serving.labels import LabelItem, check_at, check_label
@@ -28,16 +28,34 @@ from serving.routing import Choice, choose
 _log = logging.getLogger("perene.serving")
 
 
+Read = Callable[[Decoder], Batch]
+"""Reads one request by the contract of whichever version is to answer it: the only part that dialects differ in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The answer's body, what it is about, and the shadow work that is left for after it."""
+    """N answers with their ids, who gave them, and the shadow work that is left for after the reply."""
 
-    body: bytes
     version: Version
     arm: Arm
-    first_id: str
-    rows: int
+    answer: Answer
+    ids: list[str]
     shadow: Callable[[], None] | None
+
+    def body(self) -> bytes:
+        """The answer in Perene's own dialect."""
+        body: dict[str, Any] = {
+            "model": self.version.model,
+            "version": self.version.version,
+            "arm": self.arm,
+            "predictions": self.answer.predictions,
+        }
+        if self.answer.scores is not None:
+            body["scores"] = self.answer.scores
+        elif self.version.contract.output.classes:
+            body["probabilities"] = self.answer.values
+        body["prediction_ids"] = self.ids
+        return msgspec.json.encode(body)
 
 
 class DataPlane:
@@ -47,9 +65,8 @@ class DataPlane:
         self._spool = spool
         self._metrics = metrics
         self._clock = clock
-        self._encode = msgspec.json.Encoder().encode
 
-    def predict(self, model: Model, data: bytes, *, key: str, request_id: str, pinned: Version | None) -> Predicted:
+    def predict(self, model: Model, read: Read, *, key: str, request_id: str, pinned: Version | None) -> Predicted:
         """Decode, choose the arm, run, log. A failing candidate falls to the champion and is counted.
 
         Raises:
@@ -58,46 +75,32 @@ class DataPlane:
         """
         began = time.perf_counter()
         reader = pinned or model.champion
-        batch = reader.decoder.decode(data)
+        batch = read(reader.decoder)
         if batch.at is not None:
             check_at(batch.at, self._clock())
         parsed = time.perf_counter()
         entity = batch.entity or request_id
         choice = Choice(pinned.version, "champion") if pinned else choose(model.route, entity)
-        version, arm, answer, batch = self._run(model, choice, data, batch, pinned)
+        version, arm, answer, batch = self._run(model, choice, read, batch, pinned)
         ended = time.perf_counter()
         stage = self._metrics.stage_duration_seconds
         stage.labels(model=model.name, stage="parse").observe(parsed - began)
         stage.labels(model=model.name, stage="infer").observe(ended - parsed)
         ids = [uuid7() for _ in batch.rows]
         self._log(version, arm, batch, answer, ids, entity if batch.entity else "", key, (ended - began) * 1e3)
-        body: dict[str, Any] = {
-            "model": model.name,
-            "version": version.version,
-            "arm": arm,
-            "predictions": answer.predictions,
-        }
-        output = version.contract.output
-        if answer.scores is not None:
-            body["scores"] = answer.scores
-        elif output.classes:
-            body["probabilities"] = answer.values
-        body["prediction_ids"] = ids
-        shadow = self._shadow(model, choice.shadow, data, batch, answer, ids) if choice.shadow is not None else None
-        encoded = self._encode(body)
-        stage.labels(model=model.name, stage="encode").observe(time.perf_counter() - ended)
+        shadow = self._shadow(model, choice.shadow, read, batch, answer, ids) if choice.shadow is not None else None
         self._metrics.rows_total.labels(model=model.name).inc(len(ids))
-        return Predicted(encoded, version, arm, ids[0], len(ids), shadow)
+        return Predicted(version, arm, answer, ids, shadow)
 
     def _run(
-        self, model: Model, choice: Choice, data: bytes, batch: Batch, pinned: Version | None
+        self, model: Model, choice: Choice, read: Read, batch: Batch, pinned: Version | None
     ) -> tuple[Version, Arm, Answer, Batch]:
         if pinned is not None:
             return pinned, "pinned", pinned.engine.run(batch.tensors), batch
         if choice.arm == "candidate":
             version = model.versions[choice.version]
             try:
-                own = _as_read_by(version, model.champion, data, batch)
+                own = _as_read_by(version, model.champion, read, batch)
                 return version, "candidate", version.engine.run(own.tensors), own
             except PereneError as error:
                 self._metrics.rejected_total.labels(reason="candidate_failed").inc()
@@ -105,14 +108,14 @@ class DataPlane:
         return model.champion, "champion", model.champion.engine.run(batch.tensors), batch
 
     def _shadow(
-        self, model: Model, number: int, data: bytes, batch: Batch, served: Answer, ids: list[str]
+        self, model: Model, number: int, read: Read, batch: Batch, served: Answer, ids: list[str]
     ) -> Callable[[], None]:
         version = model.versions[number]
 
         def work() -> None:
             began = time.perf_counter()
             try:
-                answer = version.engine.run(_as_read_by(version, model.champion, data, batch).tensors)
+                answer = version.engine.run(_as_read_by(version, model.champion, read, batch).tensors)
             except PereneError as error:
                 self._metrics.rejected_total.labels(reason="shadow_failed").inc()
                 _log.warning("serving.shadow_failed", extra={"model": model.name, "code": error.code})
@@ -205,9 +208,9 @@ def kept(contract: Contract, row: tuple[Any, ...]) -> list[Any]:
     return out
 
 
-def _as_read_by(version: Version, reader: Version, data: bytes, batch: Batch) -> Batch:
-    """The body as `version` reads it: read again where its columns, or only their order, are others."""
-    return batch if version.contract.columns == reader.contract.columns else version.decoder.decode(data)
+def _as_read_by(version: Version, reader: Version, read: Read, batch: Batch) -> Batch:
+    """The request as `version` reads it: read again where its columns, their order or their precision are others."""
+    return batch if version.contract.layout == reader.contract.layout else read(version.decoder)
 
 
 def _same(a: Any, b: Any) -> bool:
