@@ -12,7 +12,7 @@ from registry.ledger import Deployment, Ledger
 
 
 def overview(settings: Settings, name: str | None = None, as_of: datetime | None = None) -> list[dict[str, Any]]:
-    """One row per deployed model.
+    """One row per deployed model: as it is now, or what served at `as_of`, without what is known only of now.
 
     Raises:
         ModelUnknown: `name` is given and was never deployed (by `as_of`).
@@ -22,7 +22,8 @@ def overview(settings: Settings, name: str | None = None, as_of: datetime | None
         found = [(model, ledger.deployment(model, as_of)) for model in names]
         if name and found[0][1] is None:
             raise ModelUnknown(f"model '{name}' has no deployment", hint="perene models lists what is registered")
-        return [_row(ledger, deployment) for _, deployment in found if deployment is not None]
+        rows = [deployment for _, deployment in found if deployment is not None]
+        return [_row(ledger, row) if as_of is None else _deployment(row) for row in rows]
 
 
 def history(settings: Settings, name: str) -> list[dict[str, Any]]:

@@ -1,34 +1,34 @@
 """The ledger: who serves what, who decided it and on what evidence. Rows are only ever added.
 
-Deployments and evidence form a hash chain each (a row's hash covers its fields and the hash before it), so a
-row changed, removed or inserted behind the ledger's back is found by `verify`.
+The database refuses to change or remove them. What was done behind its back is found by `verify`: deployments and
+evidence are hash chains with seals (`registry/ledger_chain.py` says what that shows and what it cannot).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, RowMapping, Table, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from registry import ledger_leases as leases
+from registry import ledger_records as records
 from registry import ledger_tables as t
-from registry.errors import ConfigInvalid, LedgerConflict, ModelUnknown
+from registry.errors import LedgerConflict, ModelUnknown
 from registry.keys import KeyRecord
-from registry.ledger_database import connect, reading, writing
+from registry.ledger_chain import EVIDENCE, chain_problems, evidence_hash, move_hash, of_model, seal_row
+from registry.ledger_database import connect, reading, snapshot, writing
 from registry.ledger_rows import (
-    CHAINED,
     Deployment,
     Evidence,
     Experiment,
     Mode,
     Run,
-    chain_hash,
-    chain_problems,
     check_trial,
     dump,
     iso,
@@ -37,6 +37,7 @@ from registry.ledger_rows import (
     to_deployment,
     utc_now,
 )
+from registry.ledger_schema import prepare
 from registry.names import check_name
 
 __all__ = ["LEADER", "Deployment", "Evidence", "Experiment", "Ledger", "Mode", "Run"]
@@ -53,37 +54,20 @@ class Ledger:
 
     @classmethod
     def open(cls, url: str) -> Ledger:
-        """Open the ledger at a SQLAlchemy `url`, creating its tables where they are missing.
+        """Open the ledger at a SQLAlchemy `url`, migrating its schema where that is behind.
 
         Raises:
-            ConfigInvalid: the url cannot be understood, or the ledger is from a newer Perene.
+            ConfigInvalid: the url cannot be understood or names another kind of file, or the ledger is from a
+                newer Perene.
             StoreUnavailable: the database does not answer.
         """
-        ledger = cls(connect(url))
+        engine = connect(url)
         try:
-            ledger._create()
+            prepare(engine)
         except BaseException:
-            ledger.close()
+            engine.dispose()
             raise
-        return ledger
-
-    def _create(self) -> None:
-        with writing(self._engine) as connection:
-            if self._engine.dialect.name == "postgresql":
-                # two processes starting at once must not both create the tables
-                connection.execute(select(func.pg_advisory_xact_lock(7_265_431)))
-            t.metadata.create_all(connection)
-            found = connection.execute(select(func.max(t.schema_version.c.version))).scalar()
-            if found is None:
-                connection.execute(insert(t.schema_version).values(version=t.SCHEMA_VERSION))
-            elif found > t.SCHEMA_VERSION:
-                raise ConfigInvalid(
-                    "the ledger was written by a newer Perene",
-                    where="ledger.url",
-                    expected=f"schema {t.SCHEMA_VERSION} or older",
-                    got=f"schema {found}",
-                    hint="upgrade Perene",
-                )
+        return cls(engine)
 
     def close(self) -> None:
         """Close all connections."""
@@ -137,8 +121,7 @@ class Ledger:
         """
         check_name(model)
         check_trial(champion, candidate, mode, weight)
-        with writing(self._engine) as connection:
-            leases.fence(connection, LEADER, token)
+        with self._fenced(token) as connection:
             row = self._append_deployment(
                 connection,
                 model,
@@ -192,13 +175,14 @@ class Ledger:
             )
         row: dict[str, Any] = {"model": model, "revision": revision + 1, "at": iso(utc_now()), **fields}
         row["previous"] = last.hash if last else ""
-        row["hash"] = chain_hash(row["previous"], [row[name] for name in CHAINED], row["evidence_id"])
+        row["hash"] = move_hash(row["previous"], row)
         try:
-            connection.execute(insert(d).values(**row))
+            identifier = connection.execute(insert(d).values(**row).returning(d.c.id)).scalar_one()
         except IntegrityError as error:
             raise LedgerConflict(
                 f"the deployment of '{model}' moved meanwhile", hint="look at perene status and decide again"
             ) from error
+        seal_row(connection, of_model(model), identifier, row["hash"])
         return row
 
     # evidence, runs, experiments --------------------------------------------------------------------------
@@ -206,17 +190,16 @@ class Ledger:
     def record_evidence(self, model: str, kind: str, body: dict[str, Any], *, token: int | None = None) -> int:
         """Append a row of evidence; returns its id."""
         text = dump(body)
-        with writing(self._engine) as connection:
-            leases.fence(connection, LEADER, token)
+        with self._fenced(token) as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(7_265_432)))
             last = connection.execute(select(t.evidence.c.hash).order_by(t.evidence.c.id.desc()).limit(1)).scalar()
-            at = iso(utc_now())
-            values = {"model": model, "kind": kind, "body": text, "at": at, "previous": last or ""}
-            values["hash"] = chain_hash(values["previous"], [model, kind, text, at], None)
-            result = connection.execute(insert(t.evidence).values(**values))
-            key = result.inserted_primary_key
-        return int(key[0]) if key else 0
+            values = {"model": model, "kind": kind, "body": text, "at": iso(utc_now()), "previous": last or ""}
+            values["hash"] = evidence_hash(values["previous"], values)
+            added = insert(t.evidence).values(**values).returning(t.evidence.c.id)
+            identifier = int(connection.execute(added).scalar_one())
+            seal_row(connection, EVIDENCE, identifier, values["hash"])
+        return identifier
 
     def evidence(self, model: str | None = None, kind: str | None = None, limit: int = 100) -> list[Evidence]:
         """Rows of evidence, newest first."""
@@ -243,13 +226,16 @@ class Ledger:
     ) -> None:
         """Append what a retraining has come to."""
         values = {"run_id": run_id, "model": model, "status": status, "step": step}
-        self._record(t.runs, values, body, token)
+        with self._fenced(token) as connection:
+            records.append(connection, t.runs, values, body)
 
     def runs(self, model: str | None = None, limit: int = 100) -> list[Run]:
         """The latest row of each run, newest run first."""
+        with reading(self._engine) as connection:
+            found = records.latest(connection, t.runs, "run_id", model, limit)
         return [
             Run(r["run_id"], r["model"], r["status"], r["step"], json.loads(r["body"]), start, parse_time(r["at"]))
-            for r, start in self._latest(t.runs, "run_id", model, limit)
+            for r, start in found
         ]
 
     def record_experiment(
@@ -264,10 +250,13 @@ class Ledger:
     ) -> None:
         """Append what a trial has come to."""
         values = {"experiment_id": experiment_id, "model": model, "state": state, "stage": stage}
-        self._record(t.experiments, values, body, token)
+        with self._fenced(token) as connection:
+            records.append(connection, t.experiments, values, body)
 
     def experiments(self, model: str | None = None, limit: int = 100) -> list[Experiment]:
         """The latest row of each trial, newest trial first."""
+        with reading(self._engine) as connection:
+            found = records.latest(connection, t.experiments, "experiment_id", model, limit)
         return [
             Experiment(
                 r["experiment_id"],
@@ -278,30 +267,15 @@ class Ledger:
                 start,
                 parse_time(r["at"]),
             )
-            for r, start in self._latest(t.experiments, "experiment_id", model, limit)
+            for r, start in found
         ]
 
-    def _record(self, table: Table, values: dict[str, Any], body: dict[str, Any], token: int | None) -> None:
+    @contextmanager
+    def _fenced(self, token: int | None) -> Iterator[Connection]:
+        """A transaction of the leader's, if `token` is given: refused once another leads."""
         with writing(self._engine) as connection:
             leases.fence(connection, LEADER, token)
-            connection.execute(insert(table).values(**values, body=dump(body), at=iso(utc_now())))
-
-    def _latest(
-        self, table: Table, identifier: str, model: str | None, limit: int
-    ) -> list[tuple[RowMapping, datetime]]:
-        spans = select(
-            func.min(table.c.id).label("first"),
-            func.max(table.c.id).label("last"),
-            func.min(table.c.at).label("start"),
-        ).group_by(table.c[identifier])
-        if model is not None:
-            spans = spans.where(table.c.model == model)
-        span = spans.subquery()
-        query = (
-            select(table, span.c.start).join(span, table.c.id == span.c.last).order_by(span.c.first.desc()).limit(limit)
-        )
-        with reading(self._engine) as connection:
-            return [(row, parse_time(row["start"])) for row in connection.execute(query).mappings()]
+            yield connection
 
     # leases -----------------------------------------------------------------------------------------------
 
@@ -324,11 +298,8 @@ class Ledger:
 
     def save_state(self, name: str, body: bytes, *, token: int | None = None) -> None:
         """Keep `body` under `name`, replacing what was there."""
-        with writing(self._engine) as connection:
-            leases.fence(connection, LEADER, token)
-            result = connection.execute(update(t.states).where(t.states.c.name == name).values(body=body))
-            if result.rowcount == 0:
-                connection.execute(insert(t.states).values(name=name, body=body))
+        with self._fenced(token) as connection:
+            records.save_state(connection, name, body)
 
     def load_state(self, name: str) -> bytes | None:
         """What `save_state` kept under `name`."""
@@ -339,34 +310,12 @@ class Ledger:
     def add_key(self, key: KeyRecord) -> None:
         """Append an API key's record."""
         with writing(self._engine) as connection:
-            connection.execute(
-                insert(t.keys).values(
-                    id=key.id,
-                    sha256=key.sha256,
-                    scopes=dump(sorted(key.scopes)),
-                    models=dump(sorted(key.models)),
-                    label=key.label,
-                    revoked=key.revoked,
-                    at=iso(utc_now()),
-                )
-            )
+            records.add_key(connection, key)
 
     def keys(self) -> list[KeyRecord]:
         """The latest record of every key, the revoked ones too."""
-        newest = select(func.max(t.keys.c.row)).group_by(t.keys.c.id)
         with reading(self._engine) as connection:
-            rows = connection.execute(select(t.keys).where(t.keys.c.row.in_(newest)).order_by(t.keys.c.row))
-            return [
-                KeyRecord(
-                    r.id,
-                    r.sha256,
-                    frozenset(json.loads(r.scopes)),
-                    frozenset(json.loads(r.models)),
-                    r.label,
-                    bool(r.revoked),
-                )
-                for r in rows
-            ]
+            return records.keys(connection)
 
     def revoke_key(self, identifier: str) -> None:
         """Append a revocation.
@@ -391,9 +340,20 @@ class Ledger:
         with reading(self._engine) as connection:
             return int(connection.execute(query).scalar() or 0)
 
-    def verify(self) -> list[str]:
-        """Recompute both hash chains; returns one line per row that does not hold."""
-        with reading(self._engine) as connection:
+    def verify(self, kept: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+        """Recompute chains and seals; one line for each thing that does not hold, naming where.
+
+        Args:
+            kept: what `seals` gave earlier and was kept elsewhere: those rows must all still be there, unchanged.
+        """
+        with snapshot(self._engine) as connection:
             moves = connection.execute(select(t.deployments).order_by(t.deployments.c.id)).mappings().all()
             evidence = connection.execute(select(t.evidence).order_by(t.evidence.c.id)).mappings().all()
-        return chain_problems(moves, evidence)
+            sealed = connection.execute(select(t.seals)).mappings().all()
+        return chain_problems(moves, evidence, sealed, kept or {})
+
+    def seals(self) -> dict[str, dict[str, Any]]:
+        """Number of rows and seal of each chain: a receipt for `verify`."""
+        with reading(self._engine) as connection:
+            found = connection.execute(select(t.seals).order_by(t.seals.c.chain))
+            return {row.chain: {"rows": row.rows, "seal": row.seal} for row in found}

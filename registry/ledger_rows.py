@@ -1,10 +1,9 @@
-"""The ledger's rows as values, how they are chained, and which of them are possible."""
+"""The ledger's rows as values, and which of them are possible."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from sqlalchemy import RowMapping
 from registry.errors import LedgerConflict
 
 Mode = Literal["shadow", "canary", "ab"]
-CHAINED = ("model", "revision", "champion", "candidate", "mode", "weight", "salt", "actor", "reason", "at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,32 +91,6 @@ def previous_champion(history: list[Deployment]) -> int | None:
         elif not stack or stack[-1] != row.champion:
             stack.append(row.champion)
     return stack[-2] if len(stack) >= 2 else None
-
-
-def chain_hash(previous: str, fields: list[Any], evidence_id: int | None) -> str:
-    """Hex sha256 of a row: the hash before it, its fields, and the evidence it names."""
-    return hashlib.sha256(dump([previous, *fields, evidence_id]).encode()).hexdigest()
-
-
-def chain_problems(
-    moves: Sequence[RowMapping | Mapping[str, Any]], evidence: Sequence[RowMapping | Mapping[str, Any]]
-) -> list[str]:
-    """One line per row, oldest first, whose hash, predecessor or revision does not follow from the row before it."""
-    problems: list[str] = []
-    tips: dict[str, tuple[int, str]] = {}
-    for row in moves:
-        revision, tip = tips.get(row["model"], (0, ""))
-        wanted = chain_hash(tip, [row[name] for name in CHAINED], row["evidence_id"])
-        if row["previous"] != tip or row["hash"] != wanted or row["revision"] != revision + 1:
-            problems.append(f"deployment of {row['model']} revision {row['revision']} was altered")
-        tips[row["model"]] = (row["revision"], row["hash"])
-    tip = ""
-    for row in evidence:
-        wanted = chain_hash(tip, [row[name] for name in ("model", "kind", "body", "at")], None)
-        if row["previous"] != tip or row["hash"] != wanted:
-            problems.append(f"evidence {row['id']} was altered")
-        tip = row["hash"]
-    return problems
 
 
 def dump(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Tables of the ledger: the same schema on SQLite and PostgreSQL."""
+"""Tables of the ledger as they are at the head of `registry/migrations`: the same on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 1
-
 metadata: Final = MetaData()
 
+# how Perene 0.1.0 knows that this ledger is not for it
 schema_version = Table("perene_schema", metadata, Column("version", Integer, primary_key=True))
 
 deployments = Table(
@@ -54,6 +53,14 @@ evidence = Table(
     Column("at", String(32), nullable=False),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
+)
+
+seals = Table(
+    "perene_seals",
+    metadata,
+    Column("chain", String(80), primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("seal", String(64), nullable=False),
 )
 
 

@@ -1,59 +1,130 @@
-"""Project the ledger onto MLflow aliases, after the fact: `champion` and `challenger` follow the deployment row.
+"""The alias child: one look at MLflow's aliases, `python -m retrain.aliases`; and when the worker starts one.
 
-Runs as a child (`python -m retrain.aliases`), for MLflow is 200 MB and seconds to import.
+MLflow is 200 MB and seconds to import, so the worker does not. It starts a child after a row of the ledger, and when
+a peek at MLflow's aliases (milliseconds) shows others than the last child left.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from registry.child import die_with_parent
-from registry.ledger import Deployment, Ledger
+from registry.errors import LeaseLost, PereneError
+from registry.ledger import Ledger
+from registry.mlflow_peek import Peeked, peek
+from registry.policy import LedgerPolicy
 from retrain.places import Places
+from retrain.process import Child
 
-__all__ = ["project"]
+__all__ = ["AliasWatch"]
 
-
-class Aliases(Protocol):
-    """The part of the MLflow store that moves aliases."""
-
-    def aliases(self, model: str) -> Mapping[str, int]: ...
-
-    def set_alias(self, model: str, alias: str, version: int | None) -> None: ...
+LEASE_LOST = 75
+"""Exit status of a child whose leader was replaced (EX_TEMPFAIL)."""
+LIMIT_S = 120.0
 
 
-def project(deployment: Deployment, store: Aliases) -> bool:
-    """Make the aliases say what the row says; True when something was changed."""
-    wanted = {"champion": deployment.champion, "challenger": deployment.candidate}
-    found = store.aliases(deployment.model)
-    moves = {alias: version for alias, version in wanted.items() if found.get(alias) != version}
-    for alias, version in moves.items():
-        store.set_alias(deployment.model, alias, version)
-    return bool(moves)
+@dataclass
+class AliasWatch:
+    """Starts one child at a time, when ledger or aliases moved.
+
+    Where a peek does not tell (a server that asks for a password, say) it starts one every `alias_poll_s`, for what a
+    child costs: some three seconds of one core and 200 MB while it lives.
+    """
+
+    places: Places
+    policy: LedgerPolicy
+    trusted: Sequence[str] = ()
+    allow_pickle: bool = False
+    clock: Callable[[], float] = time.monotonic
+    revision: int = field(default=-1, init=False)
+    _child: Child | None = field(default=None, init=False)
+    _before: Peeked | None = field(default=None, init=False)
+    _seen: Peeked | None = field(default=None, init=False)
+    _due: float = field(default=0.0, init=False)
+
+    def tend(self, revision: int, *, token: int, quiet: bool) -> None:
+        """Look after the child; start another one if there is cause, unless the worker is busy with a run."""
+        if self._child is not None:
+            status = self._child.poll()
+            if status is None:
+                return
+            self._child = None
+            # an alias that moved while the child looked, by its hand or another, is looked at again; so is a store
+            # that was away
+            after = peek(self.places.tracking_uri)
+            self._seen = after if status == 0 and after == self._before else None
+            self._due = self.clock() + self.policy.alias_poll_s
+        if not quiet or not (revision != self.revision or self._moved()):
+            return
+        self.revision = revision
+        self._before = peek(self.places.tracking_uri)
+        self._start(token)
+
+    def _moved(self) -> bool:
+        if self.clock() < self._due:
+            return False
+        self._due = self.clock() + self.policy.alias_poll_s
+        now = peek(self.places.tracking_uri)
+        return now is None or now != self._seen
+
+    def _start(self, token: int) -> None:
+        arguments = ["retrain.aliases", f"--home={self.places.home}", f"--parent={os.getpid()}", f"--token={token}"]
+        arguments += [f"--ledger-url={self.places.ledger}", f"--tracking-uri={self.places.tracking}"]
+        arguments.append(f"--policy={self.policy.model_dump_json()}")
+        arguments += [f"--trusted={key}" for key in self.trusted]
+        arguments += ["--allow-pickle"] if self.allow_pickle else []
+        self._child = Child.start(arguments, log=self.places.home / "logs" / "aliases.txt", seconds=LIMIT_S)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no child is at work, and what the last one left is what MLflow still says."""
+        return self._child is None and self._seen is not None
+
+    def stop(self) -> None:
+        """Kill the child; what it left undone the next one does."""
+        if self._child is not None:
+            self._child.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Project every deployment of the ledger once."""
+    """Look at the aliases of every model once."""
     parser = argparse.ArgumentParser(prog="python -m retrain.aliases", description=main.__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--ledger-url", default="")
     parser.add_argument("--tracking-uri", default="")
+    parser.add_argument("--policy", default="{}", help="JSON of the table [policy]")
+    parser.add_argument("--trusted", action="append", default=[], help="a key that must have signed; repeatable")
+    parser.add_argument("--allow-pickle", action="store_true")
+    parser.add_argument("--token", type=int, help="the leader's; without one nothing is fenced")
     parser.add_argument("--parent", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.parent:
         die_with_parent(options.parent, signal.SIGKILL)
+    from registry.aliases import Intake
     from registry.mlflow_store import Store
+    from registry.promotion import Examiner
+    from registry.signing import load_verifier
 
     places = Places(options.home, options.ledger_url, options.tracking_uri)
+    policy = LedgerPolicy.model_validate_json(options.policy)
     ledger = Ledger.open(places.ledger_url)
     try:
         store = Store(places.tracking_uri, places.artifacts)
-        for deployment in ledger.deployments().values():
-            project(deployment, store)
+        trusted = tuple(load_verifier(key) for key in options.trusted)
+        examiner = Examiner(store, ledger, policy, places.home / "cache" / "bundles", trusted, options.allow_pickle)
+        Intake(ledger, store, examiner, options.token).look()
+    except LeaseLost:
+        return LEASE_LOST
+    except PereneError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     finally:
         ledger.close()
     return 0

@@ -50,6 +50,7 @@ class Spec(msgspec.Struct, frozen=True):
     former: list[int]
     settings: dict[str, Any]
     drift_at: datetime | None = None
+    signing_key: str = ""
     token: int = 0
     attempt: int = 1
     parent: int = 0
@@ -72,7 +73,7 @@ Step = Callable[[str, dict[str, Any]], None]
 
 def execute(spec: Spec, step: Step) -> Result:
     """Do the run, or what an earlier attempt left of it."""
-    places = Places(Path(spec.home), spec.ledger_url, spec.tracking_uri)
+    places = Places(Path(spec.home), spec.ledger_url, spec.tracking_uri, spec.signing_key)
     folder = places.run(spec.run_id)
     chosen = folder / "selection.json"
     if not chosen.exists():
@@ -193,6 +194,7 @@ def _build(
     folder: Path,
     cap: float,
 ) -> Bundle:
+    from registry.archive import FOLDER, archive
     from registry.log import Facts, build_bundle
     from retrain.data import nulls_allowed
 
@@ -203,7 +205,8 @@ def _build(
     window = (winner.train["_at"].iloc[0].isoformat(), winner.train["_at"].iloc[-1].isoformat())
     scratch = folder / "bundle.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.rmtree(folder / "bundle", ignore_errors=True)
+    for half_done in ("bundle", FOLDER):
+        shutil.rmtree(folder / half_done, ignore_errors=True)
     build_bundle(
         winner.estimator,
         features,
@@ -211,27 +214,46 @@ def _build(
         name=spec.model,
         to=scratch,
         holdout=(holdout[names], holdout[settings.target]),
-        facts=Facts(purpose=f"retrained: {spec.reason}", window=window, training_rows=len(winner.train), cap=cap),
+        facts=Facts(
+            window=window,
+            training_rows=len(winner.train),
+            cap=cap,
+            lineage={"parent version": str(spec.champion), "run": spec.run_id, "reason": spec.reason},
+            **_said(champion),
+        ),
+        policies={c.name: c.policy for c in champion.contract.columns if c.policy != "store"},
     )
+    archive(winner.estimator, folder / FOLDER)
     os.replace(scratch, folder / "bundle")
     return read_bundle(folder / "bundle")
 
 
-def _register(spec: Spec, places: Places, bundle: Path) -> int:
-    from registry.mlflow_store import Store
+def _said(champion: Bundle) -> dict[str, Any]:
+    """What the champion's owner said of the model, which holds for the versions made after it too."""
+    path = champion.path / "card.json"
+    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    slices = {part["column"]: None for part in card.get("baseline", {}).get("slices", ())}
+    return {name: card.get(name, "") for name in ("purpose", "owner", "ethics")} | {"slices": list(slices)}
 
-    store = Store(places.tracking_uri, places.artifacts)
+
+def _register(spec: Spec, places: Places, bundle: Path) -> int:
+    from registry.archive import FOLDER
+    from registry.mlflow_store import Store
+    from registry.signing import load_signer
+
+    signer = load_signer(Path(places.signing_key)) if places.signing_key else None
+    store = Store(places.tracking_uri, places.artifacts, signer=signer)
     found = store.find(spec.model, "perene.run_key", spec.run_id)
     if found is not None:
         return found
     tags = {"perene.run_key": spec.run_id, "perene.parent": str(spec.champion), "perene.reason": spec.reason}
-    quality = read_bundle(bundle).reference["quality"]
+    original = bundle.with_name(FOLDER)
     return store.register(
         bundle,
         spec.model,
         tags=tags,
         params={"reason": spec.reason, "seed": spec.settings.get("seed", 0), "event_time": spec.now.isoformat()},
-        metrics={quality["metric"]: quality["value"], "loss": quality["loss"]},
+        original=original if original.is_dir() else None,
     )
 
 

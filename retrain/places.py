@@ -15,6 +15,7 @@ class Places:
     home: Path
     ledger: str = ""
     tracking: str = ""
+    signing_key: str = ""
 
     @property
     def ledger_url(self) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 
 import msgspec
 
+from registry import approvals
+from registry.bundle import read_bundle
+from registry.errors import BundleCorrupt
 from registry.ledger import Ledger, Run
 from retrain.child import LEASE_LOST, Result, Spec
 from retrain.evidence import gate_evidence
@@ -100,6 +103,8 @@ class Runs:
         path = self.places.run(run.run_id) / "result.json"
         result = msgspec.json.decode(path.read_bytes(), type=Result)
         evidence_id = self._evidence(run, result, token)
+        if result.outcome == "candidate" and result.version is not None:
+            self._registered(run, result.version, token)
         return Concluded(run, spec, result, evidence_id, _lasted(run))
 
     def _evidence(self, run: Run, result: Result, token: int) -> int:
@@ -109,6 +114,14 @@ class Runs:
         gates = [Gate(g["gate"], g["verdict"], g["reason"], g["inputs"]) for g in result.gates]
         body = gate_evidence(run.run_id, gates, result.context)
         return self.ledger.record_evidence(run.model, "gates", body, token=token)
+
+    def _registered(self, run: Run, version: int, token: int) -> None:
+        """The worker is the registrar of what it trained; a former champion that won keeps its own."""
+        try:
+            digest = read_bundle(self.places.run(run.run_id) / "bundle").digest
+        except BundleCorrupt:
+            return  # nothing new was built
+        approvals.record(self.ledger, run.model, version, kind="registered", actor="worker", digest=digest, token=token)
 
     def close_run(self, done: Concluded, *, token: int) -> None:
         """The last row of a run that has an answer; written after everything that follows from it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from monitoring.settings import MonitoringSettings
 from registry.errors import ConfigInvalid
+from registry.policy import LedgerPolicy
 from retrain.windows import parse_duration
 
 __all__ = ["RetrainSettings", "WatchSettings", "WorkerSettings"]
@@ -84,10 +86,14 @@ class WorkerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: dict[str, WatchSettings] = {}
+    policy: LedgerPolicy = LedgerPolicy()
     host: str = "127.0.0.1"
     port: int = Field(default=8002, ge=0, le=65_535, description="of /metrics; 0 takes a free one")
     tick_s: float = Field(default=1.0, gt=0)
     lease_ttl_s: float = Field(default=10.0, gt=0.5)
     ledger_url: str = ""
     tracking_uri: str = ""
+    signing_key: Path | None = Field(default=None, description="signs what retraining registers")
+    allow_pickle: bool = Field(default=False, description="whether what becomes champion may be a pickle")
+    trusted: tuple[str, ...] = Field(default=(), description="keys of which one must have signed what becomes champion")
     reports: bool = Field(default=True, description="write an Evidently report when a finding is confirmed")

@@ -14,15 +14,17 @@ import msgspec
 import numpy as np
 
 from monitoring.lake import Lake
+from registry.approvals import standing
 from registry.bundle import Bundle
 from registry.errors import LedgerConflict
 from registry.ledger import Deployment, Experiment, Ledger
+from registry.policy import LedgerPolicy, refusal
 from retrain.experiments import AbStats, Decision, Policy, ShadowStats, Trial, advance, trial_evidence
 from retrain.runs import Concluded
 from retrain.samples import ab_stats, paired_losses
 from retrain.settings import RetrainSettings
 
-__all__ = ["Trials", "reconcile"]
+__all__ = ["Trials", "reconcile", "waits_for"]
 
 ACTOR = "worker"
 State = Literal["promoted", "rejected", "inconclusive", "aborted"]
@@ -47,6 +49,12 @@ def reconcile(trial: Trial, deployment: Deployment) -> Literal["enter", "shadow"
     return "ab" if deployment.mode == "ab" else "shadow"
 
 
+def waits_for(ledger: Ledger, policy: LedgerPolicy, model: str, version: int, *, by_people: bool = False) -> str | None:
+    """Why the worker may not promote `version` yet: people must approve it, for it registered the version itself."""
+    rules = LedgerPolicy(approvals=max(policy.approvals, int(by_people or policy.separation_of_duties)))
+    return refusal(rules, standing(ledger, model, version), actor=ACTOR)
+
+
 class Memory(msgspec.Struct):
     """Paired differences in the order in which they were seen: a bet may not be placed again in another order."""
 
@@ -60,6 +68,7 @@ class Trials:
 
     ledger: Ledger
     lake: Lake
+    policy: LedgerPolicy
     _looked: dict[str, tuple[str | int, ...]] = field(default_factory=dict, init=False)
 
     def begin(self, done: Concluded, settings: RetrainSettings, now: datetime, *, token: int) -> Trial | None:
@@ -145,8 +154,10 @@ class Trials:
         if decision.action in ("continue", "pause"):
             self._looked[trial.experiment_id] = seen
             return decision
-        if decision.action == "promote" and settings.promotion == "approve" and not self._approved(model, trial):
-            return Decision("continue", f"{decision.reason}; it waits for approval", decision.facts)
+        by_people = settings.promotion == "approve"
+        why = waits_for(self.ledger, self.policy, model, trial.candidate, by_people=by_people)
+        if decision.action == "promote" and why is not None:
+            return Decision("continue", f"{decision.reason}; it waits: {why}", decision.facts)
         body = trial_evidence(trial, stats, now, decision)
         evidence_id = self.ledger.record_evidence(model, "decision", body, token=token)
         self._carry_out(deployment, trial, decision, evidence_id, now, token)
@@ -227,10 +238,6 @@ class Trials:
         else:
             more = {"evidence_id": evidence_id, "why": decision.reason, "facts": decision.facts}
             self._end(deployment.model, trial, _ENDS[decision.action], now, more, token)
-
-    def _approved(self, model: str, trial: Trial) -> bool:
-        rows = self.ledger.evidence(model, "approval", limit=20)
-        return any(row.body.get("experiment_id") == trial.experiment_id for row in rows)
 
     def _end(self, model: str, trial: Trial, state: State, now: datetime, more: dict[str, Any], token: int) -> None:
         body = {"trial": trial.to_dict(), "now": now.isoformat(), **more}

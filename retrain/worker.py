@@ -21,11 +21,11 @@ from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
 from registry.ledger import Deployment, Ledger
 from retrain import occasion
+from retrain.aliases import AliasWatch
 from retrain.child import Spec
 from retrain.gauges import Gauges
 from retrain.leader import Leader
 from retrain.places import Places
-from retrain.process import Child
 from retrain.reports import Reports
 from retrain.runs import Concluded, Runs, run_id
 from retrain.scheduler import Clock
@@ -57,19 +57,19 @@ class Worker:
     runs: Runs = field(init=False)
     trials: Trials = field(init=False)
     reports: Reports = field(init=False)
+    aliases: AliasWatch = field(init=False)
     _watches: dict[str, Watch] = field(default_factory=dict, init=False)
     _counted: dict[str, int] = field(default_factory=dict, init=False)
     _bundles: dict[tuple[str, int], Bundle] = field(default_factory=dict, init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
     _stopping: bool = field(default=False, init=False)
-    _projected: int = field(default=-1, init=False)
-    _projection: Child | None = field(default=None, init=False)
     _token: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.runs = Runs(self.ledger, self.places)
-        self.trials = Trials(self.ledger, self.lake)
+        self.trials = Trials(self.ledger, self.lake, self.settings.policy)
         self.reports = Reports(self.places, self.lake)
+        self.aliases = AliasWatch(self.places, self.settings.policy, self.settings.trusted, self.settings.allow_pickle)
 
     # one turn ---------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class Worker:
             for model, deployment in deployments.items():
                 self._turn(model, deployment, token)
             self.reports.tend(quiet=not self.runs.busy)
-            self._project()
+            self.aliases.tend(self.ledger.revision(), token=token, quiet=not self.runs.busy)
         except LeaseLost:
             self.leader.drop()
             self._forget()
@@ -165,6 +165,7 @@ class Worker:
             home=str(self.places.home),
             ledger_url=self.places.ledger,
             tracking_uri=self.places.tracking,
+            signing_key=self.places.signing_key,
             reason=trigger.reason,
             now=now,
             champion=deployment.champion,
@@ -225,24 +226,6 @@ class Worker:
                 found = [row.id for row in rows if row.body == finding.to_dict()]
                 self.reports.ask(finding.model, found[0] if found else 0, champion.contract)
 
-    def _project(self) -> None:
-        """MLflow's aliases follow the ledger, after the row is committed and outside this process."""
-        if self._projection is not None:
-            status = self._projection.poll()
-            if status is None:
-                return
-            self._projection = None
-            if status != 0:
-                self._projected = -1  # MLflow was away: again at the next revision seen
-        revision = self.ledger.revision()
-        if revision == self._projected or self.runs.busy:
-            return
-        self._projected = revision
-        arguments = ["retrain.aliases", f"--home={self.places.home}", f"--parent={os.getpid()}"]
-        arguments += [f"--ledger-url={self.places.ledger}", f"--tracking-uri={self.places.tracking}"]
-        log_file = self.places.home / "logs" / "aliases.txt"
-        self._projection = Child.start(arguments, log=log_file, seconds=120.0)
-
     def _forget(self) -> None:
         """Leadership changed: what is in memory may be stale, the ledger is not."""
         self.runs.stop()
@@ -283,8 +266,7 @@ class Worker:
         """Kill children (their runs are resumed later), give the lease back, close the ledger."""
         self.runs.stop()
         self.reports.stop()
-        if self._projection is not None:
-            self._projection.stop()
+        self.aliases.stop()
         self.leader.release()
         self.ledger.close()
 
@@ -297,7 +279,7 @@ def create_worker(
     wall: Callable[[], datetime] = _wall,
 ) -> Worker:
     """Wire one worker over the stores under `home`; nothing runs yet and no port is open."""
-    places = Places(home.resolve(), settings.ledger_url, settings.tracking_uri)
+    places = Places(home.resolve(), settings.ledger_url, settings.tracking_uri, str(settings.signing_key or ""))
     ledger = Ledger.open(places.ledger_url)
     leader = Leader(ledger, f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}", settings.lease_ttl_s)
     gauges = Gauges(WorkerMetrics(registry or CollectorRegistry()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -49,7 +50,8 @@ def home(drifted: Path, tmp_path: Path) -> Path:
 @contextmanager
 def working(home: Path, settings: WorkerSettings | None = None) -> Iterator[Worker]:
     worker = create_worker(settings or toy.settings(), home, registry=CollectorRegistry())
-    worker._projected = worker.ledger.revision()  # aliases have a test of their own
+    worker.aliases.revision = worker.ledger.revision()  # aliases have tests of their own
+    worker.aliases._due = math.inf
     try:
         yield worker
     finally:
