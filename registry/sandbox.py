@@ -1,111 +1,177 @@
-"""Run a bundle's golden rows in a child with limits: a graph that crashes or hangs kills only the child.
+"""Judge a bundle in a child with limits: whatever is in it kills only the child.
 
-100,000 mutated models gave 25 segfaults and 6 endless runs in ONNX Runtime 1.31, all of which load cleanly.
+100,000 mutated models gave 25 segfaults and 6 endless runs in ONNX Runtime 1.31, all of which load cleanly. The
+parent reads none of the bundle's files itself: not the graph, not the golden rows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
 import os
-import resource
+import select
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import onnx
-
-from registry.bundle import Bundle, read_bundle
+from registry.child import die_with_parent
+from registry.confinement import give_up_files, limit_run
 from registry.errors import BundleCorrupt, PereneError
+from registry.isolation import cut_network, environment
 
-ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-REFUSED_OPERATORS = frozenset({"Loop", "Scan", "If", "SequenceMap"})
+if TYPE_CHECKING:
+    from registry.bundle import Bundle
+
+START_S: Final = 20.0
+"""The imports of a cold machine take seconds, and are not the bundle's fault."""
+GRACE_S: Final = 0.5
+MAX_VERDICT: Final = 16 * 1024
+MAX_REASON: Final = 500
+_READY: Final = b"ready\n"
 
 
-def check_in_child(folder: Path, *, seconds: float = 10.0, memory_mb: int = 4096) -> None:
-    """Verify digests and operators, then run the golden rows in a limited child process.
+class BundleRefused(BundleCorrupt):
+    """The verdict of the child: the files are what was signed, and they must not serve."""
+
+
+def check_in_child(folder: Path, *, seconds: float = 10.0, memory_mb: int = 4096, allow_pickle: bool = False) -> None:
+    """Verify digests, graph and golden rows of a bundle in a child process that has `seconds` after its imports.
+
+    A native model is run in a process of its own, which the child may then start and which has imports of its own.
 
     Raises:
-        BundleCorrupt: with the reason: which check failed, or that the child crashed or ran out of time.
+        BundleRefused: with the reason: which check failed, or that the child crashed or ran out of time.
     """
-    check_graph(read_bundle(folder))
-    command = [sys.executable, "-m", "registry.sandbox", str(folder), str(memory_mb), str(max(1, round(seconds)))]
+    if _native(folder):
+        seconds += START_S
+    module = [sys.executable, "-m", "registry.sandbox", str(folder), str(os.getpid())]
     child = subprocess.Popen(
-        command,
+        [*module, str(seconds), str(memory_mb), str(int(allow_pickle))],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env=environment(),
     )
+    assert child.stdout is not None  # noqa: S101
     try:
-        # the imports of a cold machine take seconds and are not the graph's fault
-        _, said = child.communicate(timeout=seconds + 20)
-    except subprocess.TimeoutExpired:
+        said = _listen(child.stdout.fileno(), seconds)
+    finally:
+        # with all that it may have started
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        raise _refused("its golden rows did not end in time") from None
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        raise _refused(
-            "its golden rows did not end in time" if name in ("SIGXCPU", "SIGALRM") else f"it crashed ({name})"
-        )
-    if child.returncode != 0:
-        raise _refused(said.strip().splitlines()[-1] if said.strip() else "its golden rows failed")
+        child.stdout.close()
+        ended = child.wait()
+    _judge(said, ended)
 
 
-def check_graph(bundle: Bundle) -> None:
-    """Refuse operators that can loop or that come from elsewhere, and data kept outside the file.
+def _listen(pipe: int, seconds: float) -> bytes:
+    """What the child says until it ends, says too much or runs out of time; the latter ends in b"late"."""
+    said = b""
+    deadline = time.monotonic() + START_S
+    while len(said) <= MAX_VERDICT:
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return said + b"late"
+        part = os.read(pipe, 4096)
+        if not part:
+            break
+        if _READY not in said and _READY in said + part:
+            deadline = time.monotonic() + seconds + GRACE_S
+        said += part
+    return said
+
+
+def _judge(said: bytes, ended: int) -> None:
+    _, ready, verdict = said.partition(_READY)
+    if verdict.endswith(b"\n"):
+        reason = json.loads(verdict).get("refused")
+        if reason is None:
+            return
+        raise BundleRefused(str(reason), where="model.onnx", hint="the old version keeps serving")
+    if said.endswith(b"late") and not ready:
+        raise _refused("the process that checks it did not start in time")
+    if said.endswith(b"late") or ended in (-signal.SIGXCPU, -signal.SIGALRM):
+        raise _refused("its golden rows did not end in time")
+    if ended < 0:
+        raise _refused(f"it crashed ({signal.Signals(-ended).name}) when its golden rows were run")
+    raise _refused("the process that checks it ended without a verdict")
+
+
+def _refused(reason: str) -> BundleRefused:
+    return BundleRefused(f"the bundle is refused: {reason}", where="model.onnx", hint="the old version keeps serving")
+
+
+def judge(folder: Path, *, allow_pickle: bool = False) -> None:
+    """All checks in this process, cheapest first; only for a process that may die of it.
 
     Raises:
-        BundleCorrupt: naming the operator.
+        PereneError: with the reason.
     """
-    try:
-        model = onnx.load_model_from_string(bundle.onnx_bytes())
-    # protobuf's DecodeError is not exported under one stable name
-    except Exception as error:
-        raise _refused("model.onnx is not an ONNX graph") from error
-    for node in model.graph.node:
-        if node.domain not in ALLOWED_DOMAINS or node.op_type in REFUSED_OPERATORS:
-            raise _refused(f"operator {node.domain or 'ai.onnx'}.{node.op_type} is not allowed")
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise _refused(f"operator {node.op_type} carries a graph of its own")
-    tensors = [
-        *model.graph.initializer,
-        *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t")),
-    ]
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors) or model.functions:
-        raise _refused("it keeps data or functions outside the graph")
+    import onnx
 
-
-def _refused(reason: str) -> BundleCorrupt:
-    return BundleCorrupt(f"the bundle is refused: {reason}", where="model.onnx", hint="the old version keeps serving")
-
-
-def _main(folder: str, memory_mb: str, seconds: str) -> int:
-    with contextlib.suppress(OSError):
-        os.nice(5)
+    from registry.bundle import read_bundle
     from registry.golden import check_golden
+    from registry.graph_check import check_graph
 
-    # address space is set after the imports, whose reservations are not the graph's
-    statm = Path("/proc/self/statm")
-    used = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
-    limit = used + int(memory_mb) * 1024 * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    cpu = int(time.process_time()) + int(seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(int(seconds))
+    bundle = read_bundle(folder)
+    _check_folder(bundle)
+    if not bundle.native:
+        model = check_graph(bundle.model_bytes(), bundle.contract)
+        try:
+            # not `full_check`: its shape inference segfaults where ONNX Runtime's own, which follows, has words
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError as error:
+            raise _refused(f"ONNX's checker says: {ascii(' '.join(str(error).split()))[:200]}") from None
+    check_golden(bundle, allow_pickle=allow_pickle)
+
+
+def _native(folder: Path) -> bool:
+    """Whether the model needs a process of its own: a look at names, before anything is read."""
+    return not (folder / "model.onnx").is_file()
+
+
+def _check_folder(bundle: Bundle) -> None:
+    """The folder holds what the manifest names, and beside it only the manifest and its signature."""
+    with os.scandir(bundle.path) as entries:
+        for entry in entries:
+            beside = entry.name.startswith("manifest.") and entry.is_file(follow_symlinks=False)
+            if entry.name not in bundle.manifest and not beside:
+                raise _refused(f"{ascii(entry.name)[:64]} does not belong into a bundle")
+
+
+def _main(folder: str, parent: str, seconds: str, memory_mb: str, allow_pickle: str) -> None:
+    die_with_parent(int(parent), signal.SIGKILL)
+    # what libraries print must not be taken for the verdict
+    pipe = os.dup(1)
+    os.dup2(2, 1)
+    programs = _native(Path(folder))
+    cut_network()
+    give_up_files(programs=programs)
+    _import()
+    os.write(pipe, _READY)
+    limit_run(seconds=float(seconds), memory_mb=int(memory_mb), programs=programs)
+    verdict: dict[str, Any] = {}
     try:
-        check_golden(read_bundle(Path(folder)))
+        judge(Path(folder), allow_pickle=bool(int(allow_pickle)))
     except PereneError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return 1
-    return 0
+        verdict = {"refused": error.message[:MAX_REASON]}
+    # whatever a library raises on a stranger's file: a refusal, by the kind of error, without its values
+    except Exception as error:
+        verdict = {"refused": f"the bundle is refused: it cannot be checked ({type(error).__name__})"}
+    os.write(pipe, json.dumps(verdict).encode() + b"\n")
+    # without the ends of libraries that the graph may have hurt
+    os._exit(0)
+
+
+def _import() -> None:
+    for name in ("registry.onnx_session", "pyarrow.parquet", "registry.golden", "registry.graph_check"):
+        importlib.import_module(name)
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:4]))
+    _main(*sys.argv[1:6])
