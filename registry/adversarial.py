@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from registry.contract import Contract
-from registry.original import known
+from registry.original import known, predict_original
 from registry.parts import parts
 
 Array = npt.NDArray[Any]
@@ -19,24 +19,52 @@ MOST_THRESHOLD_ROWS = 2_000
 
 
 def adversarial_rows(estimator: Any, contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the columns and dtypes of `frame`, each made from one of its rows."""
+    """Rows with the columns and dtypes of `frame`, each made from one of its rows, that the estimator answers.
+
+    What it refuses (a category that it never saw, say) has no answer that could be compared.
+    """
     base = frame.iloc[[0]]
     made: list[pd.DataFrame] = []
     for column in contract.columns:
         values: list[Any] = []
         if column.nullable:
-            values.append(None if column.dtype == "string" else np.nan)
+            values.append(None if column.frame_dtype == "object/None" else np.nan)
         if column.dtype == "string":
-            values += [UNSEEN] if _accepts_unseen(estimator, base, column.name) else []
+            # a categorical column cannot hold an unseen one
+            values += [] if isinstance(frame[column.name].dtype, pd.CategoricalDtype) else [UNSEEN]
         elif column.dtype == "float" and column.minimum is not None and column.maximum is not None:
             points = np.asarray([column.minimum, column.maximum, *_quantiles(frame[column.name])], contract.precision)
             values += [float(v) for edge in points for v in _neighbours(edge)]
-        for value in values:
-            row = base.copy()
-            row[column.name] = pd.Series([value], index=row.index, dtype=frame[column.name].dtype)
-            made.append(row)
-    made.append(_threshold_rows(estimator, contract, frame))
-    return pd.concat(made, ignore_index=True).astype(frame.dtypes.to_dict())
+        rows = base.iloc[[0] * len(values)].reset_index(drop=True)
+        if len(rows):
+            rows[column.name] = pd.Series(values, index=rows.index, dtype=frame[column.name].dtype)
+            made.append(rows.astype(frame.dtypes.to_dict()))
+    moved = _threshold_rows(estimator, contract, frame).astype(frame.dtypes.to_dict())
+    whole = pd.concat([*made, moved], ignore_index=True).astype(frame.dtypes.to_dict())
+    if _answers(estimator, contract, whole):
+        return whole
+    kept = [*(_answered(estimator, contract, rows, 1) for rows in made), _answered(estimator, contract, moved, 32)]
+    return pd.concat(kept, ignore_index=True).astype(frame.dtypes.to_dict())
+
+
+def _answered(estimator: Any, contract: Contract, rows: pd.DataFrame, smallest: int) -> pd.DataFrame:
+    """The rows that the estimator answers; of those it refuses, `smallest` go together."""
+    if _answers(estimator, contract, rows):
+        return rows
+    if len(rows) <= smallest:
+        return rows.iloc[:0]
+    half = len(rows) // 2
+    return pd.concat([_answered(estimator, contract, part, smallest) for part in (rows[:half], rows[half:])])
+
+
+def _answers(estimator: Any, contract: Contract, rows: pd.DataFrame) -> bool:
+    if len(rows) == 0:
+        return True
+    try:
+        predict_original(estimator, contract, rows)
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return False
+    return True
 
 
 @singledispatch
@@ -53,17 +81,6 @@ def _neighbours(point: Any) -> list[Any]:
     """The value and the next ones below and above it, in its own precision: that is what is served."""
     kind = type(point)
     return [np.nextafter(point, kind(-np.inf)), np.nextafter(point, kind(np.inf)), point]
-
-
-def _accepts_unseen(estimator: Any, row: pd.DataFrame, name: str) -> bool:
-    """Whether the estimator answers a category that it was not fitted on; the graph always does."""
-    if isinstance(row[name].dtype, pd.CategoricalDtype):
-        return False  # the frame itself cannot hold one
-    try:
-        estimator.predict(row.assign(**{name: pd.Series([UNSEEN], index=row.index, dtype=row[name].dtype)}))
-    except (ValueError, TypeError, AttributeError):
-        return False
-    return True
 
 
 def _threshold_rows(estimator: Any, contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The form in which a model is served: the leanest one whose certificate is exact, else the best that is not refused."""
+"""The form in which a model is served: the leanest whose certificate is exact, else the best that is not refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def convert(
             tried.append({"runtime": "onnx", "precision": precision, "refused": error.message})
             progress("export", f"{precision}: {error.message}")
             continue
-        tried.append({"runtime": "onnx", "precision": precision, "verdict": made.certificate["verdict"]})
+        tried.append(
+            {"runtime": "onnx", "precision": precision}
+            | {name: made.certificate[name] for name in ("verdict", "guilty_columns")}
+        )
         if made.certificate["verdict"] == "exact":
             return _with_history(made, tried)
         found.append(made)
@@ -74,7 +77,7 @@ def convert(
     if runtime == "onnx":
         raise refusal or ConversionRefused("there is no ONNX form of this model")
     try:
-        made = _native(estimator, replace(contract, precision="float64"), frame, allow_pickle, progress)
+        made = _native(estimator, replace(contract, precision="float64"), frame, progress, allow_pickle=allow_pickle)
     except ConversionRefused as error:
         if refusal is None:
             raise
@@ -109,7 +112,7 @@ def _onnx(estimator: Any, contract: Contract, frame: pd.DataFrame, progress: Pro
 
 
 def _native(
-    estimator: Any, contract: Contract, frame: pd.DataFrame, allow_pickle: bool, progress: Progress
+    estimator: Any, contract: Contract, frame: pd.DataFrame, progress: Progress, *, allow_pickle: bool
 ) -> Converted:
     from registry.native import dump
 

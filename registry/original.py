@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import singledispatch
@@ -63,7 +64,9 @@ def output_of(estimator: Any) -> Output:
 
 def predict_original(estimator: Any, contract: Contract, frame: pd.DataFrame) -> Answers:
     """The estimator's own answers to the rows of `frame`."""
-    return predict(known(estimator), contract, frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows made to be unusual are what it would warn of
+        return predict(known(estimator), contract, frame)
 
 
 @singledispatch
@@ -149,14 +152,32 @@ def _classes_output(estimator: Any) -> Output:
 
 def _targets(estimator: Any) -> tuple[str, ...]:
     """Names of the numbers of a regression of several; empty for the usual one."""
-    count = _last(estimator)
-    number = getattr(count, "n_outputs_", None)
-    if number is None and getattr(count, "estimators_", None) is not None and hasattr(count, "estimator"):
-        number = len(count.estimators_) if "MultiOutput" in type(count).__name__ else None
-    if number is None:
-        coefficients = np.asarray(getattr(count, "coef_", np.zeros(1)), dtype=object)
-        number = coefficients.shape[0] if coefficients.ndim == 2 else 1
-    return tuple(f"target_{n}" for n in range(int(number))) if int(number) > 1 else ()
+    number = _width(estimator)
+    return tuple(f"target_{n}" for n in range(number)) if number > 1 else ()
+
+
+def _width(estimator: Any) -> int:
+    """How many numbers a fitted regressor predicts for a row."""
+    last = _last(estimator)
+    for name in ("best_estimator_", "regressor_"):
+        if hasattr(last, name):
+            return _width(getattr(last, name))
+    if hasattr(last, "n_outputs_"):
+        return int(last.n_outputs_)
+    members = getattr(last, "estimators_", None)
+    if isinstance(members, list) and members:
+        several = type(last).__name__ in ("MultiOutputRegressor", "RegressorChain")
+        return len(members) if several else _width(members[0])
+    if members is None and hasattr(last, "estimator_"):
+        return _width(last.estimator_)
+    for name in ("_y", "y_train_", "_y_train"):  # neighbours and Gaussian processes keep what they were fitted on
+        kept = getattr(last, name, None)
+        if kept is not None:
+            return 1 if np.ndim(kept) == 1 else int(np.shape(kept)[1])
+    if hasattr(last, "X_fit_"):  # kernel ridge
+        return 1 if np.ndim(last.dual_coef_) == 1 else int(np.shape(last.dual_coef_)[1])
+    coefficients = getattr(last, "coef_", None)
+    return 1 if coefficients is None or np.ndim(coefficients) < 2 else int(np.shape(coefficients)[0])
 
 
 def _last(estimator: Any) -> Any:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from registry.adversarial import adversarial_rows
 from registry.contract import Contract
 from registry.errors import ConversionRefused
 from registry.original import Answers, predict_original
@@ -37,7 +36,15 @@ def onnx_runner(model: bytes) -> Run:
     Raises:
         ConversionRefused: ONNX Runtime does not load it.
     """
-    session = _session(model)
+    from registry.onnx_session import open_session
+
+    try:
+        session = open_session(model)
+    # ONNX Runtime's exceptions share no public base class
+    except Exception as error:
+        raise ConversionRefused(
+            "ONNX Runtime does not load the graph", where=type(error).__name__, hint="log the model again"
+        ) from error
     names = [output.name for output in session.get_outputs()]
 
     def run(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -92,6 +99,8 @@ def certify(estimator: Any, run: Run, contract: Contract, frame: pd.DataFrame) -
     Raises:
         ConversionRefused: the served model does not run, or answers in another shape.
     """
+    from registry.adversarial import adversarial_rows  # scikit-learn: whoever only runs a model need not import it
+
     real = frame.sample(MAX_ROWS, random_state=0) if len(frame) > MAX_ROWS else frame
     hard = adversarial_rows(estimator, contract, real)
     delta, flips = _compare(estimator, run, contract, real)
@@ -196,20 +205,3 @@ def _timed(run: Run, tensors: Mapping[str, Array]) -> float:
     start = time.perf_counter()
     run(tensors)
     return time.perf_counter() - start
-
-
-def _session(model: bytes) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    # ONNX Runtime's exceptions share no public base class
-    except Exception as error:
-        raise ConversionRefused(
-            "ONNX Runtime does not load the graph", where=type(error).__name__, hint="log the model again"
-        ) from error
