@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from registry.bundle_json import check_contract, check_reference, corrupt, read_object
 from registry.contract import Contract
-from registry.errors import BundleCorrupt
 
 FILES: Final = ("contract.json", "certificate.json", "golden.parquet", "reference.json", "card.md")
 """In every bundle."""
@@ -48,7 +48,7 @@ class Bundle:
         """The model's bytes, checked again: what is run is what was signed, whatever the disk did since."""
         data = (self.path / self.model_file).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.manifest[self.model_file]:
-            raise _corrupt(self.model_file, "its bytes changed after the bundle was read")
+            raise corrupt(self.model_file, "its bytes changed after the bundle was read")
         return data
 
 
@@ -63,7 +63,7 @@ def seal(folder: Path) -> str:
     for name in (*FILES, *extra):
         path = folder / name
         if not path.is_file():
-            raise _corrupt(name, "the file is missing")
+            raise corrupt(name, "the file is missing")
         digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     _require_listed(set(digests))
     data = json.dumps({"format": 2, "files": digests}, indent=1, sort_keys=True).encode()
@@ -81,41 +81,35 @@ def read_bundle(folder: Path) -> Bundle:
         BundleCorrupt: a file is missing, unexpected, a link, too large, or differs from the manifest.
     """
     raw = _read(folder, MANIFEST)
-    try:
-        manifest: dict[str, str] = json.loads(raw)["files"]
-        listed = set(manifest)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _corrupt(MANIFEST, "it is not a manifest") from error
-    _require_listed(listed)
-    contents = {name: _read(folder, name) for name in sorted(listed)}
+    manifest = read_object(raw, MANIFEST).get("files")
+    if not isinstance(manifest, dict):
+        raise corrupt(MANIFEST, "it is not a manifest")
+    _require_listed(set(manifest))
+    contents = {name: _read(folder, name) for name in sorted(manifest)}
     for name, data in contents.items():
         if hashlib.sha256(data).hexdigest() != manifest[name]:
-            raise _corrupt(name, "its sha256 differs from the manifest")
+            raise corrupt(name, "its sha256 differs from the manifest")
+    contract = check_contract(Contract.from_dict(read_object(contents["contract.json"], "contract.json")))
+    certificate = read_object(contents["certificate.json"], "certificate.json")
+    reference = read_object(contents["reference.json"], "reference.json")
+    check_reference(reference, certificate, contract)
     try:
-        contract = Contract.from_dict(json.loads(contents["contract.json"]))
-        certificate = json.loads(contents["certificate.json"])
-        reference = json.loads(contents["reference.json"])
-    except ValueError as error:
-        raise _corrupt("contract.json", "it is not JSON") from error
+        contents["card.md"].decode()
+    except UnicodeDecodeError as error:
+        raise corrupt("card.md", "it is not text in UTF-8") from error
     return Bundle(folder, contract, certificate, reference, manifest, hashlib.sha256(raw).hexdigest())
 
 
 def _require_listed(names: set[str]) -> None:
     models = names & {ONNX, *NATIVE_FILES}
     if len(models) != 1 or names - models - set(OPTIONAL_FILES) != set(FILES):
-        raise _corrupt(MANIFEST, "it does not list exactly the bundle's files")
+        raise corrupt(MANIFEST, "it does not list exactly the bundle's files")
 
 
 def _read(folder: Path, name: str) -> bytes:
     path = folder / name
     if path.is_symlink() or not path.is_file():
-        raise _corrupt(name, "the file is missing or is not a plain file")
+        raise corrupt(name, "the file is missing or is not a plain file")
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise _corrupt(name, f"the file is larger than {MAX_FILE_BYTES} bytes")
+        raise corrupt(name, f"the file is larger than {MAX_FILE_BYTES} bytes")
     return path.read_bytes()
-
-
-def _corrupt(name: str, reason: str) -> BundleCorrupt:
-    return BundleCorrupt(
-        f"bundle file {name}: {reason}", where=name, hint="log the model again; the old version keeps serving"
-    )

@@ -81,6 +81,11 @@ class Contract:
     output: Output
     precision: Precision = "float32"
 
+    def _repr_html_(self) -> str:
+        from registry.html import contract_html
+
+        return contract_html(self)
+
     @cached_property
     def numbers(self) -> tuple[Column, ...]:
         """Columns packed into the tensor of numbers, in order."""
@@ -178,19 +183,6 @@ class Contract:
 
 def incompatibilities(old: Contract, new: Contract) -> list[str]:
     """Reasons why callers of `old` would break on `new`; empty when the change is compatible."""
-    before = {column.name: column for column in old.columns}
-    after = {column.name: column for column in new.columns}
-    found = [f"column '{name}' was removed" for name in before if name not in after]
-    found += [f"column '{name}' is new and required" for name in after if name not in before]
-    for name in before.keys() & after.keys():
-        if before[name].dtype != after[name].dtype:
-            found.append(f"column '{name}' changed from {before[name].dtype} to {after[name].dtype}")
-        elif before[name].nullable and not after[name].nullable:
-            found.append(f"column '{name}' no longer accepts null")
-    if old.output.kind != new.output.kind:
-        found.append(f"the output changed from {old.output.kind} to {new.output.kind}")
-    elif old.output.classes != new.output.classes:
-        found.append("the classes or their order changed")
-    elif old.output.targets != new.output.targets or old.output.scores != new.output.scores:
-        found.append("the numbers that it answers, or their order, changed")
-    return sorted(found)
+    from registry.contract_diff import contract_diff
+
+    return sorted(change.message for change in contract_diff(old, new) if change.breaking)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,8 @@ def infer_contract(
         ConversionRefused: the estimator is not fitted, or what it predicts cannot be served.
     """
     check_name(name)
-    _check_frame(frame)
+    check_frame(frame)
+    _check_features(estimator, frame)
     wanted = dict(policies or {})
     missing = sorted(wanted.keys() - set(frame.columns))
     if missing or not set(wanted.values()) <= {"store", "hash", "drop"}:
@@ -47,21 +50,106 @@ def infer_contract(
     return Contract(name, columns, output_of(estimator), precision)
 
 
-def _check_frame(frame: pd.DataFrame) -> None:
+def check_frame(frame: pd.DataFrame) -> None:
+    """Refuse anything but rows under names that requests can use.
+
+    Raises:
+        ContractViolation: with the fix.
+    """
     if not isinstance(frame, pd.DataFrame):
-        raise ContractViolation("X must be a DataFrame", hint="pass pandas.DataFrame(X, columns=[...])")
+        raise _not_a_frame(frame)
+    if isinstance(frame.columns, pd.MultiIndex):
+        raise ContractViolation(
+            "X has columns of several levels",
+            hint="X.columns = ['_'.join(map(str, c)) for c in X.columns], and fit on that",
+        )
     if len(frame) == 0:
         raise ContractViolation("X has no rows", hint="pass real rows, 1,000 or more")
     if not 1 <= len(frame.columns) <= MAX_COLUMNS:
-        raise ContractViolation(f"X has {len(frame.columns)} columns; 1 to {MAX_COLUMNS} can be served")
-    if not all(isinstance(label, str) and label and not label.startswith("_") for label in frame.columns):
         raise ContractViolation(
-            "every column of X needs a name: a string that does not start with '_'",
-            hint="pass pandas.DataFrame(X, columns=[...])",
+            f"X has {len(frame.columns)} columns; 1 to {MAX_COLUMNS} can be served",
+            hint="select the features that the estimator uses, and fit on those",
         )
+    for label in frame.columns:
+        if not isinstance(label, str) or not label or label.startswith("_"):
+            shown = f"a column of X is named '{label}'" if isinstance(label, str) else "a column of X has no name"
+            raise ContractViolation(
+                f"{shown}; every column of X needs a name that does not start with '_'",
+                where="X",
+                hint="rename it and fit again, for example X.columns = ['age', 'income', …]",
+            )
     doubled = sorted(set(frame.columns[frame.columns.duplicated()]))
     if doubled:
-        raise ContractViolation(f"X has two columns named '{doubled[0]}'", hint="rename one of them")
+        raise ContractViolation(f"X has two columns named '{doubled[0]}'", where=doubled[0], hint="rename one of them")
+
+
+def check_holdout(contract: Contract, frame: pd.DataFrame) -> None:
+    """Refuse rows that the model of `contract` cannot be asked about.
+
+    Raises:
+        ContractViolation: no rows, or a column is missing or of another type.
+    """
+    if not isinstance(frame, pd.DataFrame) or len(frame) == 0:
+        raise ContractViolation("the holdout is no DataFrame with rows", where="holdout", expected="(X, y)")
+    for column in contract.columns:
+        if column.name not in frame.columns:
+            raise ContractViolation(
+                f"the holdout has no column '{column.name}'", where="holdout", hint="pass the columns of X"
+            )
+        seen = frame[column.name].dropna()
+        if len(seen) and (_dtype(column.name, seen) == "string") != (column.dtype == "string"):
+            raise ContractViolation(
+                f"column '{column.name}' of the holdout has another type than in X", where="holdout"
+            )
+
+
+def _not_a_frame(given: Any) -> ContractViolation:
+    kind = type(given).__module__.partition(".")[0]
+    hints = {
+        "polars": "pass X.to_pandas()",
+        "pyarrow": "pass X.to_pandas()",
+        "scipy": "pass pandas.DataFrame(X.toarray(), columns=[...])",
+    }
+    return ContractViolation(
+        "X must be a DataFrame of pandas: its column names become the contract",
+        where="X",
+        got=f"{kind}.{type(given).__name__}",
+        hint=hints.get(kind, "pass pandas.DataFrame(X, columns=[...]), and fit on that too"),
+    )
+
+
+def _check_features(estimator: Any, frame: pd.DataFrame) -> None:
+    """The columns that the estimator was fitted on are those of `frame`, in their order."""
+    fitted = getattr(estimator, "feature_names_in_", None)
+    names = [str(name) for name in frame.columns]
+    if fitted is None:
+        count = getattr(estimator, "n_features_in_", None)
+        if isinstance(count, (int, np.integer)) and int(count) != len(names):
+            raise ContractViolation(
+                f"the estimator was fitted on {int(count)} columns, X has {len(names)}",
+                where="X",
+                hint="pass the columns that it was fitted on",
+            )
+        return
+    wanted = [str(name) for name in fitted]
+    missing = [name for name in wanted if name not in set(names)]
+    extra = [name for name in names if name not in set(wanted)]
+    if not missing and not extra and names == wanted:
+        return
+    parts = [
+        f"missing: {_listed(missing)}" if missing else "",
+        f"not known to it: {_listed(extra)}" if extra else "",
+        "" if missing or extra else "in another order",
+    ]
+    raise ContractViolation(
+        "X has other columns than the estimator was fitted on; " + "; ".join(filter(None, parts)),
+        where="X",
+        hint="pass X[estimator.feature_names_in_]",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _column(name: str, values: pd.Series[Any], policy: Policy) -> Column:
@@ -78,9 +166,9 @@ def _column(name: str, values: pd.Series[Any], policy: Policy) -> Column:
     seen = values.dropna()
     if len(seen) == 0:
         raise ContractViolation(
-            f"column '{name}' holds nothing but nulls, so its type is unknown", hint=f"drop '{name}'"
+            f"column '{name}' holds nothing but nulls, so its type is unknown", where=name, hint=f"drop '{name}'"
         )
-    column = Column(name, "string", bool(values.isna().any()), policy=policy, frame_dtype=_frame_dtype(kind))
+    column = Column(name, "string", bool(values.isna().any()), policy=policy, frame_dtype=_frame_dtype(values))
     if levels is not None:
         return replace(column, categories=levels, example=str(seen.iloc[0]))
     dtype = _dtype(name, seen)
@@ -99,8 +187,13 @@ def _column(name: str, values: pd.Series[Any], policy: Policy) -> Column:
     return replace(column, dtype=dtype, minimum=low, maximum=high, example=_example(dtype, numbers))
 
 
-def _frame_dtype(kind: Any) -> str:
-    return "category" if isinstance(kind, pd.CategoricalDtype) else str(kind)
+def _frame_dtype(values: pd.Series[Any]) -> str:
+    kind = values.dtype
+    if isinstance(kind, pd.CategoricalDtype):
+        return "category"
+    nulls = values[values.isna()]
+    # among objects scikit-learn tells None from NaN: the original must be given the one it was fitted on
+    return "object/None" if pd.api.types.is_object_dtype(kind) and len(nulls) and nulls.iloc[0] is None else str(kind)
 
 
 def _wide(column: Column) -> bool:
@@ -111,23 +204,44 @@ def _wide(column: Column) -> bool:
 
 def _dtype(name: str, seen: pd.Series[Any]) -> Dtype:
     kinds = pd.api.types
+    if isinstance(seen.dtype, pd.SparseDtype):
+        raise ContractViolation(
+            f"column '{name}' is sparse", where=name, hint="pass X.sparse.to_dense(), and fit on that"
+        )
     if kinds.is_bool_dtype(seen):
         return "bool"
     if kinds.is_integer_dtype(seen):
         return "int"
     if kinds.is_float_dtype(seen):
         return "float"
-    inner = {type(value) for value in seen}
+    inner = {type(value) for value in seen} if seen.dtype == object or kinds.is_string_dtype(seen) else set()
     if inner == {str}:
         return "string"
-    if inner == {bool}:
+    if inner <= {bool, np.bool_} and inner:
         return "bool"
     raise ContractViolation(
         f"column '{name}' is not of one type that can be served",
+        where=name,
         expected="numbers, booleans or strings",
-        got=", ".join(sorted(kind.__name__ for kind in inner)[:5]),
-        hint=f"convert '{name}' to one type",
+        got=", ".join(sorted(kind.__name__ for kind in inner)[:5]) or str(seen.dtype),
+        hint=_fix(name, seen, inner),
     )
+
+
+def _fix(name: str, seen: pd.Series[Any], inner: set[type]) -> str:
+    """How a column of another type becomes one that can be served."""
+    kinds = pd.api.types
+    if kinds.is_datetime64_any_dtype(seen) or any(issubclass(kind, date) for kind in inner):
+        return f"fit on parts of it, such as X['{name}'].dt.hour and .dt.dayofweek, or on days since a fixed day"
+    if kinds.is_timedelta64_dtype(seen) or any(issubclass(kind, timedelta) for kind in inner):
+        return f"fit on X['{name}'].dt.total_seconds()"
+    if kinds.is_complex_dtype(seen):
+        return f"fit on its real and imaginary part as two columns in place of '{name}'"
+    if inner == {Decimal}:
+        return f"fit on X['{name}'].astype(float)"
+    if any(issubclass(kind, (list, tuple, dict, set, np.ndarray)) for kind in inner):
+        return f"fit on one column for each element in place of '{name}'"
+    return f"convert '{name}' to one type, for example X['{name}'].astype(str), and fit on that"
 
 
 def _example(dtype: Dtype, numbers: np.ndarray[Any, Any]) -> Scalar:

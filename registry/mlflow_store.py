@@ -6,14 +6,16 @@ Importing this module costs seconds and 190 MB; the serving process and the work
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +24,49 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# by default a server that is gone costs seven retries, four minutes, and a silent one 16 minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
 import mlflow
+import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from sqlalchemy.exc import SQLAlchemyError
 
-from registry.bundle import MANIFEST, read_bundle
-from registry.contract import Contract
+from registry.bundle import MANIFEST, ONNX, Bundle, read_bundle
+from registry.card import summary
+from registry.contract import Column, Contract
 from registry.errors import BundleCorrupt, StoreUnavailable, VersionUnknown
-from registry.names import check_name
+from registry.mlflow_facts import content_of, example_of, metrics_of, params_of, read_card, tags_of
+from registry.names import check_name, is_name
+from registry.signing import Signer, sign_bundle
 
 DIGEST_TAG = "perene.digest"
 VERDICT_TAG = "perene.verdict"
 CONTENT_TAG = "perene.content"
-"""sha256 over graph and contract: what is served, without the timings that a certificate also holds."""
+"""sha256 over model and contract: what is served, without the timings that a certificate also holds."""
 _TYPES = {"float": DataType.double, "int": DataType.long, "bool": DataType.boolean, "string": DataType.string}
 
 
 class Store:
     """A MLflow tracking store and model registry, used as a library."""
 
-    def __init__(self, tracking_uri: str, artifact_root: Path) -> None:
+    def __init__(self, tracking_uri: str, artifact_root: Path, *, signer: Signer | None = None) -> None:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.WARNING)  # a fresh store logs its 60 migrations
         if tracking_uri.startswith("sqlite:///"):
             Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._uri = tracking_uri
+        self._signer = signer
         self._artifacts = artifact_root.resolve()
-        self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        with _translated():  # a database is looked at already here
+            self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
     def prepare(self) -> None:
         """Make sure that the store answers, creating and migrating it where needed (16 s on a fresh SQLite file)."""
@@ -65,12 +80,18 @@ class Store:
         *,
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+        original: Path | None = None,
     ) -> int:
         """Log the bundle in `folder` as an ordinary MLflow model and register it; returns its version.
 
         The same bundle registered twice is the same version. Nothing is registered before everything is logged,
-        so an interrupted call leaves no version behind and can simply be repeated.
+        so an interrupted call leaves no version behind and can simply be repeated. Params, metrics, dataset and
+        description come from the bundle's card.
+
+        Args:
+            params, metrics: further ones.
+            original: folder with the estimator's own file, kept as the run's artifact `original`.
 
         Raises:
             BundleCorrupt: the bundle does not match its manifest.
@@ -78,36 +99,62 @@ class Store:
         """
         check_name(model)
         bundle = read_bundle(folder)
-        content = hashlib.sha256(
-            (bundle.manifest["model.onnx"] + bundle.manifest["contract.json"]).encode()
-        ).hexdigest()
+        content = content_of(bundle, self._signer)
         verdict = str(bundle.certificate["verdict"])
-        marks = {DIGEST_TAG: bundle.digest, CONTENT_TAG: content, VERDICT_TAG: verdict, **(tags or {})}
-        with _translated():
+        card = read_card(folder)
+        marks = {DIGEST_TAG: bundle.digest, CONTENT_TAG: content, VERDICT_TAG: verdict, **tags_of(card), **(tags or {})}
+        with _translated(), self._pointed():
             existing = self.find(model, CONTENT_TAG, content)
             if existing is not None:
                 return existing
-            with self._run(model), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # asks for an input example; the bundle's golden rows are better
-                mlflow.log_params(dict(params or {}))
-                mlflow.log_metrics(dict(metrics or {}))
-                mlflow.set_tags(marks)
-                info = mlflow.pyfunc.log_model(
-                    name=model,
-                    loader_module="registry.pyfunc",
-                    data_path=str(folder),
-                    signature=_signature(bundle.contract),
-                    # given, or MLflow spends 12-16 s on guessing them
-                    pip_requirements=["perene"],
-                )
-                mlflow.log_text((folder / "card.md").read_text(), "card.md")
+            if self._signer is not None:
+                sign_bundle(folder, self._signer)
+            experiment = self._experiment(model)
+            run = self._client.create_run(experiment, run_name=f"{model} {bundle.digest[:12]}").info.run_id
+            status = "FAILED"
+            try:
+                self._describe_run(run, bundle, card, marks, params or {}, metrics or {})
+                logged = self._log(experiment, run, bundle, marks)
+                self._client.log_text(run, (folder / "card.md").read_text(encoding="utf-8"), "card.md")
+                if original is not None:
+                    self._client.log_artifacts(run, str(original), "original")
+                status = "FINISHED"
+            finally:
+                with contextlib.suppress(MlflowException):  # the run's status is no reason to fail, or to hide one
+                    self._client.set_terminated(run, status)
             with contextlib.suppress(MlflowException):  # it exists: creation is how MLflow tells
                 self._client.create_registered_model(model)
-            logged = self._client.get_logged_model(info.model_id)
-            version = self._client.create_model_version(
-                model, logged.artifact_location, run_id=info.run_id, tags=marks, model_id=info.model_id
-            )
-            return int(version.version)
+            with _without_retries():
+                made = self._client.create_model_version(
+                    model,
+                    logged.artifact_location,
+                    run_id=run,
+                    tags=marks,
+                    model_id=logged.model_id,
+                    description=summary(card) if card else None,
+                )
+            return self._only(model, content, int(made.version))
+
+    def digest(self, model: str, version: int) -> str:
+        """The digest of the bundle that `version` was registered with; empty when Perene did not log it."""
+        with _translated():
+            return str(self._client.get_model_version(model, str(version)).tags.get(DIGEST_TAG, ""))
+
+    def original(self, model: str, version: int, to: Path) -> Path | None:
+        """Copy the original estimator's file of `version` into the folder `to`; None when none was kept.
+
+        It may be a pickle: loading one runs code that its author chose.
+
+        Raises:
+            StoreUnavailable: MLflow does not answer, or has no such version.
+        """
+        with _translated(), self._pointed():
+            run = self._client.get_model_version(model, str(version)).run_id
+            found = self._client.list_artifacts(run, "original") if run else []
+            if not found:
+                return None
+            to.mkdir(parents=True, exist_ok=True)
+            return Path(self._client.download_artifacts(str(run), found[0].path, str(to)))
 
     def find(self, model: str, tag: str, value: str) -> int | None:
         """The newest version of `model` that carries `tag` with `value`."""
@@ -124,11 +171,13 @@ class Store:
             StoreUnavailable: MLflow does not answer.
         """
         to.parent.mkdir(parents=True, exist_ok=True)
-        with _translated(), tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as scratch:
+        with (
+            _translated(),
+            self._pointed(),
+            tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as scratch,
+        ):
             if not any(int(v.version) == version for v in self._versions(model)):
                 raise VersionUnknown(f"model '{model}' has no version {version}", where="version")
-            mlflow.set_tracking_uri(self._uri)
-            mlflow.set_registry_uri(self._uri)
             got = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}/{version}", dst_path=scratch)
             manifests = sorted(Path(got).rglob(MANIFEST))
             if len(manifests) != 1:
@@ -140,6 +189,21 @@ class Store:
                 shutil.rmtree(to)
             os.replace(manifests[0].parent, to)
         return to
+
+    def fetch(self, model: str, version: int, to: Path) -> tuple[Path, dict[str, Any], pd.DataFrame | None]:
+        """Copy whatever `version` holds into the folder `to`: where it lies, its flavours, its input example.
+
+        Raises:
+            VersionUnknown: there is no such version.
+            StoreUnavailable: MLflow does not answer.
+        """
+        with _translated(), self._pointed():
+            if not any(int(v.version) == version for v in self._versions(model)):
+                raise VersionUnknown(f"model '{model}' has no version {version}", where="version")
+            got = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}/{version}", dst_path=str(to))
+            about = Model.load(got)
+            example = about.load_input_example(got) if about.saved_input_example_info else None
+        return Path(got), dict(about.flavors), example if isinstance(example, pd.DataFrame) else None
 
     def set_alias(self, model: str, alias: str, version: int | None) -> None:
         """Point `alias` at `version`, or remove it when `version` is None."""
@@ -155,6 +219,28 @@ class Store:
             found = self._client.get_registered_model(model).aliases
         return {alias: int(version) for alias, version in found.items()}
 
+    def champions(self) -> dict[str, int]:
+        """Every registered model that has the alias `champion`, with its version."""
+        found: dict[str, int] = {}
+        token: str | None = None
+        with _translated():
+            while token != "":
+                page = self._client.search_registered_models(max_results=1_000, page_token=token)
+                found |= {m.name: int(m.aliases["champion"]) for m in page if "champion" in m.aliases}
+                token = page.token or ""
+        return found
+
+    def names(self) -> list[str]:
+        """Every registered model that can be a model of ours, by name."""
+        found: list[str] = []
+        token: str | None = None
+        with _translated():
+            while token != "":
+                page = self._client.search_registered_models(max_results=1_000, page_token=token)
+                found += [m.name for m in page if is_name(m.name)]
+                token = page.token or ""
+        return sorted(found)
+
     def versions(self, model: str) -> list[dict[str, Any]]:
         """Version number, tags and creation time (ms) of every version, newest first."""
         with _translated():
@@ -163,31 +249,116 @@ class Store:
 
     def log_files(self, model: str, folder: Path, tags: Mapping[str, str]) -> None:
         """Keep a folder (a drift report, say) as artifacts of a run of its own."""
-        with _translated(), self._run(model):
-            mlflow.set_tags(dict(tags))
-            mlflow.log_artifacts(str(folder), "report")
+        with _translated(), self._pointed():
+            run = self._client.create_run(self._experiment(model), tags=dict(tags)).info.run_id
+            self._client.log_artifacts(run, str(folder), "report")
+            self._client.set_terminated(run)
 
     def _versions(self, model: str) -> list[MlflowVersion]:
         return list(self._client.search_model_versions(f"name = '{check_name(model)}'", max_results=10_000))
 
+    def _experiment(self, model: str) -> str:
+        """The model's experiment. A server keeps artifacts where it likes; an embedded store beside itself."""
+        found = self._client.get_experiment_by_name(model)
+        if found is not None:
+            return str(found.experiment_id)
+        served = self._uri.startswith(("http://", "https://"))
+        location = None if served else (self._artifacts / model).as_uri()
+        return str(self._client.create_experiment(model, artifact_location=location))
+
+    def _describe_run(
+        self,
+        run: str,
+        bundle: Bundle,
+        card: Mapping[str, Any],
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+    ) -> None:
+        now = int(time.time() * 1000)
+        figures = {**metrics_of(card), **metrics}
+        self._client.log_batch(
+            run,
+            metrics=[Metric(name, value, now, 0) for name, value in figures.items() if value is not None],
+            params=[Param(name, str(value)) for name, value in {**params_of(card, bundle), **params}.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+        if card:
+            training = card["training"]
+            dataset = Dataset(
+                name=f"{card['model']} training rows",
+                digest=training["digest"][:36],
+                source_type="code",
+                source=json.dumps({"tags": {"mlflow.source.name": "perene.log_model", **card["lineage"]}}),
+                schema=json.dumps({"mlflow_colspec": _signature(bundle.contract).inputs.to_dict()}),
+                profile=json.dumps(
+                    {"num_rows": training["rows"], "num_elements": training["rows"] * training["columns"]}
+                ),
+            )
+            self._client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _log(self, experiment: str, run: str, bundle: Bundle, tags: Mapping[str, str]) -> LoggedModel:
+        """The bundle as a logged model with flavours `python_function` and, of a graph, `onnx`."""
+        logged = self._client.create_logged_model(
+            experiment, name=bundle.contract.model, source_run_id=run, tags=dict(tags), model_type="perene"
+        )
+        described = Model(
+            artifact_path=logged.artifact_location, run_id=run, model_uuid=logged.model_id, model_id=logged.model_id
+        )
+        with tempfile.TemporaryDirectory(prefix="perene-") as scratch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it explains integers with nulls to people who wrote the schema by hand
+            folder = Path(scratch) / "model"
+            mlflow.pyfunc.save_model(
+                path=str(folder),
+                mlflow_model=described,
+                loader_module="registry.pyfunc",
+                data_path=str(bundle.path),
+                signature=_signature(bundle.contract),
+                input_example=example_of(bundle),
+                # given, or MLflow spends 12-16 s on guessing them
+                pip_requirements=["perene"],
+            )
+            if not bundle.native:
+                data = Path(described.flavors["python_function"]["data"]) / ONNX
+                described.add_flavor(
+                    "onnx", onnx_version=package_version("onnx"), data=str(data), providers=None, code=None
+                )
+                described.save(str(folder / "MLmodel"))
+            self._client.log_model_artifacts(logged.model_id, str(folder))
+        self._client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
+        return self._client.finalize_logged_model(logged.model_id, "READY")
+
+    def _only(self, model: str, content: str, made: int) -> int:
+        """The first version with this content: of two processes that register it at once, the later one withdraws."""
+        first = min((int(v.version) for v in self._versions(model) if v.tags.get(CONTENT_TAG) == content), default=made)
+        if first < made:
+            self._client.delete_model_version(model, str(made))
+        return min(first, made)
+
     @contextmanager
-    def _run(self, model: str) -> Iterator[None]:
+    def _pointed(self) -> Iterator[None]:
+        """MLflow's module functions at this store, and afterwards where the caller had them."""
+        # what was unset is unset again, which None does though its annotation does not say so
+        before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
+        registry = mlflow.get_registry_uri()
         mlflow.set_tracking_uri(self._uri)
-        mlflow.set_registry_uri(self._uri)
-        experiment = self._client.get_experiment_by_name(model)
-        if experiment is None:
-            location = (self._artifacts / model).as_uri()
-            identifier = self._client.create_experiment(model, artifact_location=location)
-        else:
-            identifier = experiment.experiment_id
-        with mlflow.start_run(experiment_id=identifier):
+        # it follows the tracking URI unless somebody set it, and setting it would end that
+        own = mlflow.get_registry_uri() != self._uri
+        try:
+            if own:
+                mlflow.set_registry_uri(self._uri)
             yield
+        finally:
+            mlflow.set_tracking_uri(before)
+            if own:
+                mlflow.set_registry_uri(registry)
 
 
 def _signature(contract: Contract) -> ModelSignature:
-    inputs = Schema([ColSpec(_TYPES[c.dtype], c.name, required=not c.nullable) for c in contract.columns])
+    inputs = Schema([ColSpec(_type(c), c.name, required=not c.nullable) for c in contract.columns])
     if contract.output.kind == "regression":
-        return ModelSignature(inputs, Schema([ColSpec(DataType.double, "prediction")]))
+        names = contract.output.targets or ("prediction",)
+        return ModelSignature(inputs, Schema([ColSpec(DataType.double, name) for name in names]))
     first = contract.output.classes[0]
     label = (
         DataType.boolean if isinstance(first, bool) else DataType.long if isinstance(first, int) else DataType.string
@@ -195,13 +366,32 @@ def _signature(contract: Contract) -> ModelSignature:
     return ModelSignature(inputs, Schema([ColSpec(label, "label")]))
 
 
+def _type(column: Column) -> DataType:
+    # MLflow's integers and booleans know no null
+    return DataType.double if column.nullable and column.dtype in ("int", "bool") else _TYPES[column.dtype]
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """For the one call that must not happen twice: its answer may be lost on the way."""
+    retries: Any = MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    before = retries.get()
+    try:
+        retries.set(0)
+        yield
+    finally:
+        retries.set(before)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except MlflowException as error:
+    # requests' errors are OSErrors, and so is a full or locked disk
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = error.error_code if isinstance(error, MlflowException) else type(error).__name__
         raise StoreUnavailable(
-            f"MLflow refused or does not answer: {error.error_code}",
+            f"MLflow refused or does not answer: {reason}",
             where="mlflow",
             hint="perene doctor checks the store; the call can be repeated",
         ) from error

@@ -18,7 +18,7 @@ def check_name(name: str) -> str:
     Raises:
         NameInvalid: the name does not match the rule, or climbs folders with `..`.
     """
-    if not isinstance(name, str) or not _PATTERN.match(name) or ".." in name:
+    if not is_name(name):
         raise NameInvalid(
             "the model name is not valid",
             where="name",
@@ -26,3 +26,8 @@ def check_name(name: str) -> str:
             hint="for example 'flight-time'",
         )
     return name
+
+
+def is_name(name: object) -> bool:
+    """Whether `check_name` takes it."""
+    return isinstance(name, str) and _PATTERN.match(name) is not None and ".." not in name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ import numpy as np
 import pandas as pd
 
 from registry.bundle import read_bundle
-from registry.parity import answers, onnx_runner
+from registry.parity import answers
+from registry.run import opened_bundle
 from registry.tensors import pack_frame
 
 
 class BundleModel:
     """Answers as the server does: a number a row, or the most probable class a row."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, allow_pickle: bool = False) -> None:
         self._bundle = read_bundle(folder)
-        self._run = onnx_runner(self._bundle.model_bytes())
+        self._open = ExitStack()
+        self._run = self._open.enter_context(opened_bundle(self._bundle, allow_pickle=allow_pickle))
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray[Any, Any]:
         """Predict N rows; returns float64 [N] (or [N, T] of several targets), or classes [N]."""
@@ -29,6 +32,6 @@ class BundleModel:
         return np.asarray(np.asarray(contract.output.classes)[found.labels])
 
 
-def _load_pyfunc(path: str) -> BundleModel:
-    """The name MLflow looks for."""
-    return BundleModel(Path(path))
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> BundleModel:
+    """The name MLflow looks for; `model_config={"allow_pickle": True}` runs a native model that is a pickle."""
+    return BundleModel(Path(path), allow_pickle=bool((model_config or {}).get("allow_pickle")))

@@ -140,14 +140,14 @@ def texts(column: Any) -> npt.NDArray[Any]:
 def _number(values: Floats) -> Spec:
     values = numbers(values)
     finite = np.sort(values[np.isfinite(values)])
-    spec: Spec = {"kind": "number", "edges": _edges(finite), "minimum": None, "maximum": None}
+    spec: Spec = {"kind": "number", "edges": bin_edges(finite), "minimum": None, "maximum": None}
     if len(finite):
         spec |= {"minimum": float(finite[0]), "maximum": float(finite[-1])}
     spec["counts"] = _count_numbers(spec, values).tolist()
     return spec
 
 
-def _edges(ordered: Floats) -> list[float]:
+def bin_edges(ordered: Floats) -> list[float]:
     """Inner bin edges, at most nine, taken from the data.
 
     Few distinct values get a bin each. Otherwise quantiles; a value so frequent that several quantiles fall on
