@@ -20,6 +20,8 @@ from pydantic.fields import FieldInfo
 from monitoring.catalogue import SERVE, STAGES, STATES, WORKER, Metric
 from monitoring.settings import MonitoringSettings
 from perene.config import Settings
+from registry.policy import LedgerPolicy
+from registry.signing_settings import SigningSettings
 from retrain.settings import RetrainSettings
 from serving.settings import ServingSettings
 
@@ -54,7 +56,7 @@ MEANINGS: Final = {
     "RetrainSettings.experiment_limit": "a trial older than this ends as inconclusive",
     "RetrainSettings.training_timeout_s": "seconds a run may take",
     "RetrainSettings.training_memory_mb": "memory a run may take",
-    "RetrainSettings.promotion": "`auto`: the trial decides; `approve`: it waits for a row; `manual`: no trial begins",
+    "RetrainSettings.promotion": "`auto`: the trial decides; `approve`: it waits for people; `manual`: no trial begins",
 }
 
 
@@ -87,6 +89,8 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "states": lambda: values_table(STATES),
     "stages": lambda: values_table(STAGES),
     "settings": lambda: settings_table(Settings),
+    "policy settings": lambda: settings_table(LedgerPolicy),
+    "signing settings": lambda: settings_table(SigningSettings),
     "serving settings": lambda: settings_table(ServingSettings),
     "monitoring settings": lambda: settings_table(MonitoringSettings),
     "retrain settings": lambda: settings_table(RetrainSettings),

@@ -12,18 +12,38 @@ from registry import __version__ as __version__
 
 if TYPE_CHECKING:
     from monitoring.api import events
-    from perene.api import log_model, rollback
+    from perene.adoption import adopt, certify
+    from perene.api import log_model, promote, rollback
     from perene.client import Client
-    from registry.log import Facts, ModelVersion
+    from perene.versions import inspect, models
+    from registry.facts import Facts
+    from registry.version import ModelVersion
 
-__all__ = ["Client", "Facts", "ModelVersion", "events", "log_model", "rollback"]
+__all__ = [
+    "Client",
+    "Facts",
+    "ModelVersion",
+    "adopt",
+    "certify",
+    "events",
+    "inspect",
+    "log_model",
+    "models",
+    "promote",
+    "rollback",
+]
 
 _HOME = {
     "Client": "perene.client",
-    "Facts": "registry.log",
-    "ModelVersion": "registry.log",
+    "Facts": "registry.facts",
+    "ModelVersion": "registry.version",
+    "adopt": "perene.adoption",
+    "certify": "perene.adoption",
     "events": "perene.api",
+    "inspect": "perene.versions",
     "log_model": "perene.api",
+    "models": "perene.versions",
+    "promote": "perene.api",
     "rollback": "perene.api",
 }
 

@@ -53,7 +53,7 @@ def adopt(
         ContractViolation, ConversionRefused: it cannot be served; nothing was registered.
         StoreUnavailable: a store does not answer.
     """
-    from registry.adopt import adopt as take_in
+    from registry.adoption.adopt import adopt as take_in
 
     settings = settings or configured()
     store = open_store(settings)
@@ -100,8 +100,8 @@ def certify(
         NotAllowed: a pickle would have to be loaded.
         StoreUnavailable: a store does not answer.
     """
+    from registry.adoption.recertify import certify as check
     from registry.errors import ModelUnknown
-    from registry.recertify import certify as check
 
     settings = settings or configured()
     if version is None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 
 from perene import __version__
 from perene.config import Settings, load
+from perene.options import Config, Home, Json
+from perene.options import examples as _examples
 from perene.output import emit, fail, progress, say
+from perene.registry_commands import add_to
+from perene.version_commands import add_to as add_version_commands
 from registry.errors import ConfigInvalid, NameInvalid, PereneError
 
-P = ParamSpec("P")
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
@@ -27,10 +28,9 @@ grafana_app = typer.Typer(no_args_is_help=True, help="Dashboards for Grafana.")
 app.add_typer(grafana_app, name="grafana")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
+add_to(app)
+add_version_commands(app)
 
-Home = Annotated[Path | None, typer.Option(help="Folder of the embedded stores; before PERENE__HOME.")]
-Config = Annotated[Path | None, typer.Option(help="Another file than ./perene.toml.", envvar="PERENE_CONFIG")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Url = Annotated[str, typer.Option(help="The server.", envvar="PERENE_URL")]
 Key = Annotated[str, typer.Option(help="API key; by default this machine's own.", envvar="PERENE_KEY")]
 LOCAL_URL = "http://127.0.0.1:8000"
@@ -49,22 +49,6 @@ def main() -> None:
 
 def _settings(home: Path | None, config: Path | None) -> Settings:
     return load(config, home=home)
-
-
-def _examples(*lines: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Put examples first in a command's help."""
-
-    def decorate(function: Callable[P, None]) -> Callable[P, None]:
-        shown = "\n\n".join(f"`{line}`" for line in lines)
-
-        @wraps(function)
-        def command(*args: P.args, **kwargs: P.kwargs) -> None:
-            function(*args, **kwargs)
-
-        command.__doc__ = f"{function.__doc__}\n\n**Examples**\n\n{shown}"
-        return command
-
-    return decorate
 
 
 @app.callback(invoke_without_command=True)
@@ -150,39 +134,35 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List registered versions with their certificates' verdicts."""
-    from perene.api import open_store
-    from perene.status import overview
+    from perene.versions import version_rows
 
-    settings = _settings(home, config)
-    store = open_store(settings)
-    names = [name] if name else [row["model"] for row in overview(settings)]
-    rows = [
-        {"model": model, "version": v["version"], "verdict": v["tags"].get("perene.verdict")}
-        for model in names
-        for v in store.versions(model)
-    ]
-    emit(rows, as_json=as_json, columns=("model", "version", "verdict"))
+    rows = version_rows(_settings(home, config), name)
+    emit(rows, as_json=as_json, columns=("model", "version", "verdict", "role"))
 
 
 @app.command()
-@_examples("perene promote flight-time 3 --reason 'asked for by the product team'")
+@_examples(
+    "perene promote flight-time 3 --reason 'asked for by the product team'",
+    "perene promote flight-time 4 --breaking --reason 'all callers send the new column'",
+)
 def promote(
     name: str,
     version: int,
     reason: Annotated[str, typer.Option(help="Goes to the ledger.")] = "by hand",
+    breaking: Annotated[bool, typer.Option("--breaking", help="Although callers of the champion would break.")] = False,
     home: Home = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would happen.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a version the champion."""
+    """Make a version the champion, once it is found certified, loadable and allowed."""
     from perene.api import promote as move
 
     settings = _settings(home, config)
     if dry_run:
         say(f"would make version {version} of {name} the champion; the earlier one stays for rollback")
         return
-    moved = move(name, version, reason=reason, settings=settings)
+    moved = move(name, version, reason=reason, breaking=breaking, settings=settings)
     emit({"model": name, "champion": moved.champion, "revision": moved.revision}, as_json=as_json)
     say(f"next: perene rollback {name} puts the earlier champion back")
 
@@ -203,7 +183,10 @@ def rollback(
     settings = _settings(home, config)
     moved = move(name, reason=reason, settings=settings)
     emit({"model": name, "champion": moved.champion, "revision": moved.revision}, as_json=as_json)
-    project_aliases(settings, moved)
+    try:
+        project_aliases(settings, name)
+    except PereneError as error:  # the row stands, and serving follows it
+        say(f"MLflow's aliases follow later: {error.message}")
     say(f"next: perene status {name}")
 
 
@@ -253,7 +236,8 @@ def status(
         columns = ("revision", "champion", "candidate", "mode", "weight", "at", "actor", "reason")
         emit(read.history(settings, name), as_json=as_json, columns=columns)
         return
-    shown = ("model", "champion", "candidate", "mode", "weight", "finding", "run", "trial", "at")
+    now = ("finding", "run", "trial") if as_of is None else ("actor", "reason")
+    shown = ("model", "champion", "candidate", "mode", "weight", *now, "at")
     emit(read.overview(settings, name, day(as_of) if as_of else None), as_json=as_json, columns=shown)
 
 

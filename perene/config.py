@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from monitoring.settings import MonitoringSettings
 from registry.errors import ConfigInvalid
 from registry.names import check_name
+from registry.policy import LedgerPolicy
+from registry.signing_settings import SigningSettings
 from retrain.places import Places
 from retrain.settings import RetrainSettings, WatchSettings
 from serving.settings import ServingSettings
@@ -31,6 +33,8 @@ class Settings(BaseSettings):
     tracking_uri: str = ""
     worker_host: str = "127.0.0.1"
     worker_port: int = Field(default=8002, ge=1, le=65535)
+    policy: LedgerPolicy = Field(LedgerPolicy(), description="the table `[policy]`: who may promote what")
+    signing: SigningSettings = Field(SigningSettings(), description="the table `[signing]`: who vouches for versions")
     serving: ServingSettings = ServingSettings()
     models: dict[str, WatchSettings] = {}
 
@@ -97,7 +101,9 @@ def _variable(location: tuple[int | str, ...]) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     kind: type[BaseModel] = Settings
     tables: dict[str, type[BaseModel]] = {
+        "policy": LedgerPolicy,
         "serving": ServingSettings,
+        "signing": SigningSettings,
         "retrain": RetrainSettings,
         "monitoring": MonitoringSettings,
     }

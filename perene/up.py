@@ -21,6 +21,7 @@ from perene.config import FILE, Settings, load
 from perene.keyring import APP, LOCAL, ensure_key
 from perene.output import emit, say
 from registry.errors import ConfigInvalid, StoreUnavailable
+from registry.signing import load_signer, load_verifier
 from registry.supervisor import Program, Supervisor
 from retrain.settings import WorkerSettings
 
@@ -28,20 +29,37 @@ READY_S = 60.0
 
 
 def serve_program(settings: Settings) -> Program:
-    """The server as a process."""
+    """The server as a process.
+
+    Raises:
+        ConfigInvalid: what is trusted is no key.
+    """
+    for key in settings.signing.trusted:
+        load_verifier(key)
     path = _write(settings, "serve.json", settings.serving.model_dump(mode="json"))
     stores = ("--ledger-url", settings.places.ledger_url, "--tracking-uri", settings.places.tracking_uri)
-    return Program("serve", "serving", ("--home", str(settings.home), "--settings", str(path), *stores))
+    trusted = (f"--trusted={key}" for key in settings.signing.trusted)
+    return Program("serve", "serving", ("--home", str(settings.home), "--settings", str(path), *stores, *trusted))
 
 
 def worker_program(settings: Settings) -> Program:
-    """The worker as a process."""
+    """The worker as a process.
+
+    Raises:
+        ConfigInvalid: there is no key to sign with where one is named.
+    """
+    if settings.signing.key is not None:
+        load_signer(settings.signing.key)
     worker = WorkerSettings(
         models=settings.models,
+        policy=settings.policy,
         host=settings.worker_host,
         port=settings.worker_port,
         ledger_url=settings.places.ledger_url,
         tracking_uri=settings.places.tracking_uri,
+        signing_key=settings.signing.key.resolve() if settings.signing.key else None,
+        trusted=settings.signing.trusted,
+        allow_pickle=settings.serving.allow_pickle,
     )
     path = _write(settings, "worker.json", worker.model_dump(mode="json"))
     return Program("worker", "retrain", ("--home", str(settings.home), "--settings", str(path)))

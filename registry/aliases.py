@@ -15,7 +15,7 @@ import msgspec
 
 from registry.errors import LeaseLost, LedgerConflict, NameInvalid, PereneError, StoreUnavailable
 from registry.ledger import Deployment, Ledger
-from registry.ledger_rows import utc_now
+from registry.ledger.rows import utc_now
 from registry.names import check_name
 
 if TYPE_CHECKING:

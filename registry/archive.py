@@ -26,7 +26,7 @@ def archive(estimator: Any, folder: Path) -> Path | None:
 
 
 def _native(estimator: Any) -> tuple[str, bytes] | None:
-    from registry.native import dump
+    from registry.native.process import dump
 
     try:
         return dump(estimator, allow_pickle=False)

@@ -114,7 +114,7 @@ def _onnx(estimator: Any, contract: Contract, frame: pd.DataFrame, progress: Pro
 def _native(
     estimator: Any, contract: Contract, frame: pd.DataFrame, progress: Progress, *, allow_pickle: bool
 ) -> Converted:
-    from registry.native import dump
+    from registry.native.process import dump
 
     file, data = dump(estimator, allow_pickle=allow_pickle)
     progress("export", f"{len(data) / 1024:.0f} KiB of {file}, to run in a process of its own")

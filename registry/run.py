@@ -21,7 +21,7 @@ def opened(contract: Contract, file: str, data: bytes, *, allow_pickle: bool = F
     if file == ONNX:
         yield onnx_runner(data)
         return
-    from registry.native import NativeProcess
+    from registry.native.process import NativeProcess
 
     with NativeProcess(contract, file, data, allow_pickle=allow_pickle) as process:
         yield process.run

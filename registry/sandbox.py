@@ -116,7 +116,7 @@ def judge(folder: Path, *, allow_pickle: bool = False) -> None:
 
     from registry.bundle import read_bundle
     from registry.golden import check_golden
-    from registry.graph_check import check_graph
+    from registry.graphs.check import check_graph
 
     bundle = read_bundle(folder)
     _check_folder(bundle)
@@ -169,7 +169,7 @@ def _main(folder: str, parent: str, seconds: str, memory_mb: str, allow_pickle: 
 
 
 def _import() -> None:
-    for name in ("registry.onnx_session", "pyarrow.parquet", "registry.golden", "registry.graph_check"):
+    for name in ("registry.onnx_session", "pyarrow.parquet", "registry.golden", "registry.graphs.check"):
         importlib.import_module(name)
 
 

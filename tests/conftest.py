@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
+# read when numpy and the tree libraries are loaded: on few cores their threads wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def cache(tmp_path: Path, hashed: tuple[Any, pd.DataFrame, Any]) -> Cache:
 def native(server: Server) -> psutil.Process | None:
     """The process of the model."""
     for child in psutil.Process(server.process.pid).children():
-        if "registry.native_worker" in child.cmdline():
+        if "registry.native.worker" in child.cmdline():
             return child
     return None
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from registry.errors import LedgerConflict, StoreUnavailable
 from registry.ledger import Ledger
-from registry.ledger_database import connect, writing
+from registry.ledger.database import connect, writing
 
 MODELS = ("churn", "fraud", "price")
 

@@ -20,7 +20,7 @@ import pytest
 from registry.bundle import seal
 from registry.contract import Contract
 from registry.errors import BundleCorrupt
-from registry.graph_check import check_graph
+from registry.graphs.check import check_graph
 from tests.hostile import shared_models, sound
 from tests.hostile.forks import Forks
 from tests.hostile.mutate import mutate

@@ -24,7 +24,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from registry.ledger import Ledger
-from registry.ledger_database import connect, reading
+from registry.ledger.database import connect, reading
 from tests.chaos.history import Attempt, Read, Row, check
 from tests.chaos.ledger_client import MODELS
 

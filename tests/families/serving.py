@@ -14,7 +14,7 @@ import pandas as pd
 
 from registry.contract import Contract
 from registry.convert import Converted, convert
-from registry.graph_check import check_graph
+from registry.graphs.check import check_graph
 from registry.infer import infer_contract
 from registry.loss import class_index
 from registry.original import Answers, predict_original

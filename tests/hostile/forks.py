@@ -82,7 +82,7 @@ def _serve() -> None:
     os.dup2(2, 1)
     cut_network()
     give_up_files()
-    for name in ("onnxruntime", "pyarrow.parquet", "registry.golden", "registry.graph_check", "registry.sandbox"):
+    for name in ("onnxruntime", "pyarrow.parquet", "registry.golden", "registry.graphs.check", "registry.sandbox"):
         importlib.import_module(name)
     for line in sys.stdin:
         task, folder, seconds = json.loads(line)

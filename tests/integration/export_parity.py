@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from registry.contract import Precision
 from registry.export import to_onnx
-from registry.graph_check import check_graph
+from registry.graphs.check import check_graph
 from registry.infer import infer_contract
 from registry.parity import certify, onnx_runner
 

@@ -126,7 +126,7 @@ class Canary:
 
 
 def pickled(model: Any) -> bytes:
-    """As `registry.native.dump` writes a pickle."""
+    """As `registry.native.process.dump` writes a pickle."""
     return bytes(cloudpickle.dumps(model))
 
 

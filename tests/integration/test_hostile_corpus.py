@@ -20,7 +20,7 @@ import pytest
 
 from registry.bundle import seal
 from registry.errors import BundleCorrupt
-from registry.graph_check import check_graph
+from registry.graphs.check import check_graph
 from registry.sandbox import check_in_child
 from tests.hostile import shared_models, sound
 from tests.hostile.files import FILES, HostileFile, canary_of

@@ -24,11 +24,11 @@ from registry.convert import Converted, convert
 from registry.errors import ConversionRefused, NotAllowed
 from registry.infer import infer_contract
 from registry.log import build_bundle
-from registry.native import NativeProcess, dump
+from registry.native.process import NativeProcess, dump
+from registry.native.trusted_types import trusted
 from registry.pyfunc import BundleModel
 from registry.run import opened
 from registry.tensors import pack_frame
-from registry.trusted_types import trusted
 from tests.conftest import toy_frame, toy_target
 from tests.integration.native_models import CONTRACT, Canary, Moody, pickled
 

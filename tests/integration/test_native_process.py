@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from registry.isolation import cut_network
-from registry.native import NativeDied, NativeFailed, NativeProcess
+from registry.native.process import NativeDied, NativeFailed, NativeProcess
 from tests.integration.native_models import (
     CONTRACT,
     CRASH,
@@ -168,7 +168,7 @@ def test_it_ends_with_its_parent() -> None:
     """A parent that is killed leaves none behind."""
     code = """if True:
         import sys, time
-        from registry.native import NativeProcess
+        from registry.native.process import NativeProcess
         from tests.integration.native_models import CONTRACT, Moody, pickled
         made = NativeProcess(CONTRACT, "model.joblib", pickled(Moody()), allow_pickle=True)
         made.start()

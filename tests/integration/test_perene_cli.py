@@ -185,6 +185,7 @@ def test_doctor_finds_a_broken_chain(deployed: Path) -> None:
     home = ("--home", str(deployed))
     assert _run(deployed.parent, "doctor", "--json", *home).returncode == 0
     with closing(sqlite3.connect(deployed / "ledger.db")) as database:
+        database.execute("DROP TRIGGER perene_deployments_no_update")
         database.execute("UPDATE perene_deployments SET champion = 7 WHERE revision = 1")
         database.commit()
     done = _run(deployed.parent, "doctor", "--json", *home)

@@ -15,7 +15,7 @@ from registry.sandbox import check_in_child
 Copy = Callable[[], Path]
 
 
-@pytest.mark.parametrize("name", ("model.onnx", *FILES))
+@pytest.mark.parametrize("name", ["model.onnx", *FILES])
 def test_a_flipped_bit_in_any_file_is_found(name: str, copied_bundle: Copy) -> None:
     """The manifest covers every file."""
     folder = copied_bundle()

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Connection, Table, delete, insert, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError
 
-from registry import ledger_tables as t
 from registry.keys import new_key
 from registry.ledger import Ledger
+from registry.ledger import tables as t
 from tests.integration.ledger_tampering import attacking, remove_guards
 
 TABLES = (t.deployments, t.evidence, t.seals)

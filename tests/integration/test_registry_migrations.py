@@ -15,9 +15,9 @@ from sqlalchemy import create_engine, inspect, text
 
 from registry.errors import ConfigInvalid
 from registry.ledger import Ledger
-from registry.ledger_schema import HEAD, VERSION_TABLE
-from registry.ledger_tables import metadata
-from registry.migrations import config
+from registry.ledger.migrations import config
+from registry.ledger.schema import HEAD, VERSION_TABLE
+from registry.ledger.tables import metadata
 
 OLD = Path(__file__).with_name("ledger_0_1_0.sql")
 OPEN = """

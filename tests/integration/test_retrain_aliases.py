@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from registry.aliases import SETTLING, Finding, Intake, Projected, last_projected, project
 from registry.errors import LeaseLost
 from registry.ledger import LEADER, Ledger
-from registry.ledger_rows import utc_now
+from registry.ledger.rows import utc_now
 from registry.mlflow_peek import peek
 from registry.mlflow_store import Store
 from registry.policy import LedgerPolicy

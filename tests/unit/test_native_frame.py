@@ -11,7 +11,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from registry.contract import Column, Contract, Output
-from registry.native_frame import NONE, frame_of
+from registry.native.frame import NONE, frame_of
 from registry.tensors import pack_frame
 
 COLUMNS: dict[str, tuple[Column, Any]] = {

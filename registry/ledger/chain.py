@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
-from registry.ledger_rows import dump
-from registry.ledger_tables import seals
+from registry.ledger.rows import dump
+from registry.ledger.tables import seals
 
 Row = RowMapping | Mapping[str, Any]
 EVIDENCE: Final = "evidence"

@@ -1,6 +1,6 @@
 """The ledger's schema, as a line of Alembic migrations that come with the package.
 
-Alembic costs 0.3 s to import; `registry.ledger_schema` comes here only when there is something to do.
+Alembic costs 0.3 s to import; `registry.ledger.schema` comes here only when there is something to do.
 """
 
 from __future__ import annotations

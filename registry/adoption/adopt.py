@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from registry.adoption.child_work import require_plain, run_child
+from registry.adoption.flavours import check_pickle, choose
 from registry.bundle import read_bundle
-from registry.child_work import require_plain, run_child
 from registry.contract import Policy
 from registry.convert import Progress, Runtime
 from registry.errors import ContractViolation, ModelUnknown
 from registry.facts import Facts
-from registry.flavours import check_pickle, choose
 from registry.names import check_name
 from registry.sandbox import check_in_child
 from registry.version import ModelVersion

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from registry.graph_read import Attributes
+from registry.graphs.read import Attributes
 
 Ints = npt.NDArray[np.int64]
 MAX_DEPTH: Final = 4_096

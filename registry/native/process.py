@@ -26,7 +26,7 @@ import numpy.typing as npt
 from registry.contract import Contract, Output
 from registry.errors import ConversionRefused, NotAllowed, PereneError
 from registry.isolation import environment
-from registry.native_protocol import MESSAGE_BYTES, Ask, Broken, Load, Reply, receive, send
+from registry.native.protocol import MESSAGE_BYTES, Ask, Broken, Load, Reply, receive, send
 
 Array = npt.NDArray[Any]
 PICKLE: Final = "model.joblib"
@@ -48,8 +48,8 @@ class NativeDied(NativeFailed):
 
 
 def dump(estimator: Any, *, allow_pickle: bool = False) -> tuple[str, bytes]:
-    """Name and bytes of the file that a native process loads; see `registry.native_formats.dump`."""
-    from registry.native_formats import dump as write
+    """Name and bytes of the file that a native process loads; see `registry.native.formats.dump`."""
+    from registry.native.formats import dump as write
 
     return write(estimator, allow_pickle=allow_pickle)
 
@@ -195,7 +195,7 @@ class NativeProcess:
     def _open(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "registry.native_worker", str(os.getpid()), str(theirs.fileno())]
+            command = [sys.executable, "-m", "registry.native.worker", str(os.getpid()), str(theirs.fileno())]
             self._process = _starter().submit(_spawn, command, theirs.fileno()).result()
         self._link = ours
         deadline = time.monotonic() + LOAD_SECONDS

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from registry.graph_read import ELEMENTS, Attributes
-from registry.graph_trees import check_tree_classifier, check_tree_ensemble, check_tree_regressor
+from registry.graphs.read import ELEMENTS, Attributes
+from registry.graphs.trees import check_tree_classifier, check_tree_ensemble, check_tree_regressor
 
 MAX_GRAM: Final = 16
 MAX_VOCABULARY: Final = 10_000_000

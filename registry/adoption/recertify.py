@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.adopt import SECONDS, write_rows
+from registry.adoption.adopt import SECONDS, write_rows
+from registry.adoption.child_work import require_plain, run_child
 from registry.bundle import Bundle, read_bundle
-from registry.child_work import require_plain, run_child
 from registry.convert import Progress
 from registry.errors import BundleCorrupt
 from registry.infer import check_holdout
-from registry.native import check_pickle
+from registry.native.process import check_pickle
 from registry.sandbox import check_in_child
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The ledger: who serves what, who decided it and on what evidence. Rows are only ever added.
 
 The database refuses to change or remove them. What was done behind its back is found by `verify`: deployments and
-evidence are hash chains with seals (`registry/ledger_chain.py` says what that shows and what it cannot).
+evidence are hash chains with seals (`registry/ledger/chain.py` says what that shows and what it cannot).
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from registry import ledger_leases as leases
-from registry import ledger_records as records
-from registry import ledger_tables as t
 from registry.errors import LedgerConflict, ModelUnknown
 from registry.keys import KeyRecord
-from registry.ledger_chain import EVIDENCE, chain_problems, evidence_hash, move_hash, of_model, seal_row
-from registry.ledger_database import connect, reading, snapshot, writing
-from registry.ledger_rows import (
+from registry.ledger import leases, records
+from registry.ledger import tables as t
+from registry.ledger.chain import EVIDENCE, chain_problems, evidence_hash, move_hash, of_model, seal_row
+from registry.ledger.database import connect, reading, snapshot, writing
+from registry.ledger.rows import (
     Deployment,
     Evidence,
     Experiment,
@@ -37,7 +36,7 @@ from registry.ledger_rows import (
     to_deployment,
     utc_now,
 )
-from registry.ledger_schema import prepare
+from registry.ledger.schema import prepare
 from registry.names import check_name
 
 __all__ = ["LEADER", "Deployment", "Evidence", "Experiment", "Ledger", "Mode", "Run"]

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from registry.errors import LeaseLost
-from registry.ledger_tables import leases
+from registry.ledger.tables import leases
 
 
 def acquire(connection: Connection, name: str, holder: str, ttl_seconds: float, now: float) -> int | None:

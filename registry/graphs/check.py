@@ -14,11 +14,11 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto
 
 from registry.contract import Contract
-from registry.graph_allowed import IR_VERSIONS, MAIN, MICROSOFT, OPERATORS, OPSETS, domain_of
-from registry.graph_operators import CHECKS
-from registry.graph_read import Array, Attributes, refused, shown, tensor, title
-from registry.graph_sizes import check_sizes
-from registry.graph_widths import check_width, width_of
+from registry.graphs.allowed import IR_VERSIONS, MAIN, MICROSOFT, OPERATORS, OPSETS, domain_of
+from registry.graphs.operators import CHECKS
+from registry.graphs.read import Array, Attributes, refused, shown, tensor, title
+from registry.graphs.sizes import check_sizes
+from registry.graphs.widths import check_width, width_of
 
 MAX_BYTES: Final = 512 * 1024 * 1024
 MAX_NODES: Final = 100_000

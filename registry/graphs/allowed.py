@@ -1,7 +1,7 @@
 """What a graph may be made of: the operators that exports of classic models emit, and versions the runtime has.
 
 An allow-list: an operator that nobody thought of is refused. None of these can loop or call, and only those in
-`registry/graph_sizes.py` can make a large tensor out of a small one.
+`registry/graphs/sizes.py` can make a large tensor out of a small one.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, inspect, select, text
 
 from registry.errors import ConfigInvalid
-from registry.ledger_database import reading, writing
+from registry.ledger.database import reading, writing
 
 VERSION_TABLE: Final = "perene_alembic"
 HEAD: Final = "0003"
@@ -31,7 +31,7 @@ def prepare(engine: Engine) -> None:
         found = _found(connection)  # again: whoever had the lock before may have done it all
         if found == HEAD:
             return
-        from registry.migrations import upgrade
+        from registry.ledger.migrations import upgrade
 
         stamped = found is None and inspect(connection).has_table("perene_schema")
         upgrade(connection, stamp="0001" if stamped else None)

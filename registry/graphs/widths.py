@@ -7,7 +7,7 @@ from typing import Final
 
 from onnx import NodeProto
 
-from registry.graph_read import Array, Attributes
+from registry.graphs.read import Array, Attributes
 
 _KEEPS: Final = frozenset(
     {"Binarizer", "Cast", "Identity", "Imputer", "LabelEncoder", "Normalizer", "Relu", "Scaler", "Sigmoid", "Tanh"}

@@ -1,6 +1,6 @@
 """Work with estimators that others made, in a child: no network, no writing but to its folder, an end in time.
 
-`run_child` is the parent's side; the child is `python -m registry.adopt_worker FOLDER`. They share a folder:
+`run_child` is the parent's side; the child is `python -m registry.adoption.worker FOLDER`. They share a folder:
 `job.json` in, a bundle or `certificate.json` out. The child tells its progress in lines of JSON.
 """
 
@@ -44,7 +44,7 @@ def run_child(
     (folder / "tmp").mkdir()
     arguments = [str(folder), str(os.getpid()), str(memory_mb), str(int(need_isolation))]
     child = subprocess.Popen(
-        [sys.executable, "-m", "registry.adopt_worker", *arguments],
+        [sys.executable, "-m", "registry.adoption.worker", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -87,7 +87,7 @@ def _estimator(path: Path, facts: Mapping[str, Any]) -> Any:
         return joblib.load(path)
     from skops.io import loads
 
-    from registry.trusted_types import refused_types
+    from registry.native.trusted_types import refused_types
 
     trusted, refused = refused_types(data)
     if refused:

@@ -1,6 +1,6 @@
 """The process of a native model: takes the model over its socket, then answers rows until the other end goes.
 
-`python -m registry.native_worker PARENT FD`, started by `registry.native.NativeProcess` and by nothing else.
+`python -m registry.native.worker PARENT FD`, started by `registry.native.process.NativeProcess` and by nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from registry.confinement import give_up_files
 from registry.contract import Contract
 from registry.errors import PereneError
 from registry.isolation import cut_network, limit
-from registry.native_protocol import Ask, Broken, Load, Reply, receive, send
+from registry.native.protocol import Ask, Broken, Load, Reply, receive, send
 
 _WITH_ADAPTER: Final = {"xgboost", "lightgbm", "catboost"}
 """Packages whose models are not asked like scikit-learn's; the adapter of that one is for conversion only."""
@@ -49,11 +49,11 @@ def main(parent: int, descriptor: int) -> None:
 
 
 def _load(contract: Contract, wanted: Load) -> Any:
-    from registry.native_formats import import_libraries, load
+    from registry.native.formats import import_libraries, load
     from registry.original import known
 
     import_libraries(wanted.file)
-    importlib.import_module("registry.native_frame")  # here, so that the first row does not wait for it
+    importlib.import_module("registry.native.frame")  # here, so that the first row does not wait for it
     # address space is limited after the imports, whose reservations are not the model's
     limit(wanted.memory_mb)
     estimator = load(contract, wanted.file, wanted.data, allow_pickle=wanted.allow_pickle)
@@ -69,7 +69,7 @@ def _load(contract: Contract, wanted: Load) -> Any:
 
 
 def _answer(estimator: Any, contract: Contract, ask: Ask) -> Reply:
-    from registry.native_frame import frame_of
+    from registry.native.frame import frame_of
     from registry.original import predict
 
     try:

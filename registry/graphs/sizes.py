@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from onnx import NodeProto
 
-from registry.graph_read import Array, refused, title
+from registry.graphs.read import Array, refused, title
 
 MAX_MADE: Final = 2**26
 """Elements that one operator may make of a constant size: 256 MB of float32."""

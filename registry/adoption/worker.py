@@ -1,4 +1,4 @@
-"""The child in which an estimator that others made is loaded, converted and compared; see `registry.child_work`."""
+"""The child in which an estimator that others made is loaded, converted and compared: `child_work` does it."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def _import() -> None:
 
 
 def _adopt(folder: Path, job: dict[str, Any], progress: Any) -> None:
+    from registry.adoption.flavours import load
     from registry.archive import archive
     from registry.facts import Facts
-    from registry.flavours import load
     from registry.log import build_bundle
 
     estimator = load(Path(job["model"]), job["flavours"], allow_pickle=job["allow_pickle"])
@@ -85,7 +85,7 @@ def _adopt(folder: Path, job: dict[str, Any], progress: Any) -> None:
 
 def _certify(folder: Path, job: dict[str, Any], progress: Any) -> None:
     from registry.bundle import read_bundle
-    from registry.native_formats import load
+    from registry.native.formats import load
     from registry.parity import certify
     from registry.run import opened_bundle
 

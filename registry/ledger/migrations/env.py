@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from registry.ledger_schema import VERSION_TABLE
-from registry.ledger_tables import metadata
+from registry.ledger.schema import VERSION_TABLE
+from registry.ledger.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -21,8 +21,8 @@ import numpy as np
 
 from registry.contract import Contract
 from registry.errors import ConversionRefused
-from registry.native import PICKLE, check_pickle
-from registry.trusted_types import refused_types
+from registry.native.process import PICKLE, check_pickle
+from registry.native.trusted_types import refused_types
 
 _LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "model.skops": ("sklearn", "skops.io", "pandas"),

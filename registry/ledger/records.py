@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from registry import ledger_tables as t
 from registry.keys import KeyRecord
-from registry.ledger_rows import dump, iso, parse_time, utc_now
+from registry.ledger import tables as t
+from registry.ledger.rows import dump, iso, parse_time, utc_now
 
 
 def append(connection: Connection, table: Table, values: Mapping[str, Any], body: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The original estimator, run in a process of its own."""
