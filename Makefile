@@ -10,7 +10,7 @@ HOME_DIR ?= .perene
 unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK := true
 
-.PHONY: setup up demo test check format bench bench-monitoring bench-promotion chaos lock generate clean
+.PHONY: setup up demo test check format bench bench-monitoring bench-promotion chaos models lock generate clean
 
 setup: $(STAMP)
 
@@ -50,7 +50,10 @@ bench-promotion: setup
 	$(BIN)/python -m bench.promotion.simulate
 
 chaos: setup ## kill -9 for longer than CI has time for
-	PERENE_CHAOS=full $(BIN)/python -m pytest tests/chaos tests/acceptance -k "kill or chaos"
+	PERENE_CHAOS=full $(BIN)/python -m pytest tests/chaos tests/acceptance -k "kill or chaos or mutat"
+
+models: setup ## docs/models.md: every family fitted, certified, served and timed
+	PERENE_WRITE_MODELS=1 $(BIN)/python -m pytest -q tests/integration/test_families.py
 
 generate: setup
 	$(BIN)/python -m monitoring.alerts --write deploy/prometheus/perene-rules.yml

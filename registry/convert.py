@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from registry.bundle import ONNX
 from registry.contract import Contract, Precision
 from registry.errors import ConversionRefused
 from registry.export import to_onnx
-from registry.parity import certify, onnx_runner, placement
+from registry.parity import Run, certify, onnx_runner, placement
 from registry.run import opened
 
 Runtime = Literal["auto", "onnx", "native"]
@@ -28,6 +29,16 @@ class Converted:
     file: str
     data: bytes
     certificate: dict[str, Any]
+    run: Run | None = None
+
+    @contextmanager
+    def opened(self, *, allow_pickle: bool = False) -> Iterator[Run]:
+        """The model, ready to be asked; the session that was certified, where there still is one."""
+        if self.run is not None:
+            yield self.run
+            return
+        with opened(self.contract, self.file, self.data, allow_pickle=allow_pickle) as run:
+            yield run
 
 
 def convert(
@@ -105,10 +116,11 @@ def refused_by_parity(certificate: dict[str, Any]) -> ConversionRefused:
 def _onnx(estimator: Any, contract: Contract, frame: pd.DataFrame, progress: Progress) -> Converted:
     graph = to_onnx(estimator, contract)
     progress("export", f"{len(graph) / 1024:.0f} KiB of ONNX, {contract.precision}")
-    certificate = certify(estimator, onnx_runner(graph), contract, frame)
+    run = onnx_runner(graph)
+    certificate = certify(estimator, run, contract, frame)
     certificate |= {"runtime": "onnx", "precision": contract.precision, "placement": placement(graph)}
     _tell(certificate, progress)
-    return Converted(contract, ONNX, graph, certificate)
+    return Converted(contract, ONNX, graph, certificate, run)
 
 
 def _native(

@@ -26,13 +26,18 @@ TOLERANCE = 1e-4
 """Relative; wider than the certificate's, since another machine may sum float32 in another order."""
 
 
-def write_golden(contract: Contract, frame: pd.DataFrame, expected: Answers, path: Path) -> None:
-    """Keep up to 64 rows of `frame` with the served model's own answers `expected`."""
+def golden_rows(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
+    """Up to 64 rows of `frame`, spread over all of it."""
     positions = np.linspace(0, len(frame) - 1, min(ROWS, len(frame))).astype(int)
-    golden = frame.iloc[positions][contract.names].reset_index(drop=True)
-    golden[EXPECTED] = expected.values[positions].tolist()
+    return frame.iloc[positions][contract.names].reset_index(drop=True)
+
+
+def write_golden(rows: pd.DataFrame, expected: Answers, path: Path) -> None:
+    """Keep the golden `rows` with the served model's own answers to them."""
+    golden = rows.copy()
+    golden[EXPECTED] = expected.values.tolist()
     if expected.labels is not None:
-        golden[CHOSEN] = expected.labels[positions]
+        golden[CHOSEN] = expected.labels
     golden.to_parquet(path, index=False)
 
 

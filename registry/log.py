@@ -21,7 +21,7 @@ from registry.contract import Contract, Policy
 from registry.convert import Progress, Runtime, convert
 from registry.errors import ContractViolation, PereneError
 from registry.facts import Facts
-from registry.golden import write_golden
+from registry.golden import golden_rows, write_golden
 from registry.infer import check_holdout, infer_contract
 from registry.leakage import check_leakage
 from registry.lineage import algorithm, environment
@@ -29,7 +29,6 @@ from registry.loss import bounded_loss, class_index
 from registry.original import Answers, predict_original
 from registry.parity import MAX_ROWS, answers, probabilities
 from registry.reference import build_reference
-from registry.run import opened
 from registry.sandbox import check_in_child
 from registry.tensors import pack_frame
 from registry.truth import checked_labels
@@ -85,8 +84,8 @@ def build_bundle(
     progress("contract", f"{len(contract.columns)} columns, {contract.output.kind}")
     made = convert(estimator, contract, X, runtime=runtime, allow_pickle=allow_pickle, progress=progress)
     contract, certificate = made.contract, made.certificate
-    rows = X[contract.names].head(10_000)
-    with opened(contract, made.file, made.data, allow_pickle=allow_pickle) as run:
+    rows = golden_rows(contract, X)
+    with made.opened(allow_pickle=allow_pickle) as run:
         served = answers(contract, run(pack_frame(contract, base[contract.names])))
         golden = answers(contract, run(pack_frame(contract, rows)))
     reference = _reference(contract, served, base[contract.names], labels, facts)
@@ -102,7 +101,7 @@ def build_bundle(
     _write_json(to / "certificate.json", certificate)
     _write_json(to / "reference.json", reference)
     _write_json(to / "card.json", card)
-    write_golden(contract, rows, golden, to / "golden.parquet")
+    write_golden(rows, golden, to / "golden.parquet")
     (to / "card.md").write_text(render_card(card), encoding="utf-8")
     seal(to)
     check_in_child(to, allow_pickle=allow_pickle)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,33 +14,31 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 
-from monitoring.ids import uuid7
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from registry import __version__
-from registry.errors import PereneError, VersionUnknown
-from serving import openapi
+from registry.errors import PereneError
+from serving import dialects, openapi
+from serving.answering import Asked, Reply, prediction, request_id_of
 from serving.auth import ANYBODY, Caller, Keys, secret_of
+from serving.body import JSON, media_type, read_body
 from serving.dataplane import DataPlane
-from serving.decode import Batch, Decoder
-from serving.errors import Malformed, TooLarge, Unauthenticated, WrongMediaType, body_of, status_of
+from serving.dialects import columns
+from serving.dialects.dialect import PERENE, Dialect, of_path
+from serving.errors import Malformed, Unauthenticated, body_of, status_of
 from serving.labels import read_items
-from serving.models import Loader, Model, Table, Version
+from serving.models import Loader, Model, Table
+from serving.native import Lanes, NativeEngine
 from serving.settings import ServingSettings
 from serving.state import read_state, stamp
 
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 
-INLINE_BYTES = 64 * 1024
-"""Larger bodies take milliseconds, so they take a thread: other requests do not wait for them."""
-_JSON = "application/json"
 _PROBLEM = "application/problem+json"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _log = logging.getLogger("perene.serving")
 
 
@@ -55,6 +51,7 @@ class Service:
         self.spool = spool
         self.plane = DataPlane(spool, metrics)
         self.table = Table()
+        self.lanes = Lanes()
         self._cache = cache
         self._loader = Loader(cache, settings, spool, metrics)
         self._keys = Keys(())
@@ -91,15 +88,24 @@ class Service:
             self.metrics.alias_lag_seconds.labels(model=name).set(0.0)
         _log.info("serving.table", extra={"revision": state.revision, "models": sorted(self.table.models)})
 
+    def close(self) -> None:
+        """End the processes of native models; nothing is asked any more."""
+        self.lanes.close()
+        for version in [v for m in self.table.models.values() for v in m.versions.values()]:
+            if isinstance(version.engine, NativeEngine):
+                version.engine.close()
+
     def check(self, request: Request, scope: str) -> Caller:
         """The caller, if it may do `scope` on the model of the path."""
-        if not self.settings.auth:
-            return ANYBODY
-        return self._keys.check(secret_of(request.headers), scope, request.path_params.get("model"))
+        return self.allow(secret_of(request.headers), scope, request.path_params.get("model"))
 
-    def count(self, model: str, version: str, arm: str, code: int) -> None:
+    def allow(self, secret: str, scope: str, model: str | None) -> Caller:
+        """The caller behind `secret`, if it may do `scope` on `model`."""
+        return self._keys.check(secret, scope, model) if self.settings.auth else ANYBODY
+
+    def count(self, model: str, version: str, arm: str, code: int, protocol: str = "perene") -> None:
         """Count an answer. `model` is a deployed one or empty: labels stay bounded."""
-        labels = {"model": model, "version": version, "arm": arm, "protocol": "perene", "code": str(code)}
+        labels = {"model": model, "version": version, "arm": arm, "protocol": protocol, "code": str(code)}
         self.metrics.requests_total.labels(**labels).inc()
 
 
@@ -112,10 +118,12 @@ def create_app(settings: ServingSettings, cache: Path, spool: Spool, metrics: Se
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.refresh()
         follower = asyncio.create_task(service.follow())
-        yield
+        async with dialects.listening(service):
+            yield
         follower.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await follower
+        service.close()
 
     # a redirect would send the caller to whatever host its own header names
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -127,10 +135,10 @@ def create_app(settings: ServingSettings, cache: Path, spool: Spool, metrics: Se
 
 
 def _routes(app: FastAPI, service: Service) -> None:
-    def add(path: str, method: str, scope: str | None, handler: Handler) -> None:
-        app.add_route(path, _endpoint(service, scope, handler), methods=[method])
+    def add(path: str, method: str, scope: str | None, handler: Handler, dialect: Dialect = PERENE) -> None:
+        app.add_route(path, _endpoint(service, scope, handler, dialect), methods=[method])
 
-    predict, feedback = _predict(service), _feedback(service)
+    predict, feedback = prediction(service, _own, (JSON, *columns.MEDIA)), _feedback(service)
     add("/predict", "POST", "predict", predict)
     add("/models/{model}/predict", "POST", "predict", predict)
     add("/models/{model}/versions/{version}/predict", "POST", "predict", predict)
@@ -146,9 +154,12 @@ def _routes(app: FastAPI, service: Service) -> None:
     add("/metrics", "GET", None, _metrics(service))
     add("/openapi.json", "GET", None, _openapi(service))
     add("/docs", "GET", None, _docs)
+    dialects.mount(add, service)
 
 
-def _endpoint(service: Service, scope: str | None, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    service: Service, scope: str | None, handler: Handler, dialect: Dialect
+) -> Callable[[Request], Awaitable[Response]]:
     """Authentication first, then the handler; errors of ours become answers here and nowhere else."""
 
     async def endpoint(request: Request) -> Response:
@@ -158,10 +169,10 @@ def _endpoint(service: Service, scope: str | None, handler: Handler) -> Callable
             caller = ANYBODY if scope is None else service.check(request, scope)
             response = await handler(request, caller, request_id)
             if scope not in (None, "predict"):  # a prediction is counted with its version and arm
-                service.count(_deployed(service, request), "", "", response.status_code)
+                service.count(_deployed(service, request), "", "", response.status_code, dialect.protocol)
             return response
         except PereneError as error:
-            return _refusal(service, request, error, request_id)
+            return _refusal(service, request, error, request_id, dialect)
         except ClientDisconnect:
             return Response(status_code=499)
         finally:
@@ -170,57 +181,17 @@ def _endpoint(service: Service, scope: str | None, handler: Handler) -> Callable
     return endpoint
 
 
-def _predict(service: Service) -> Handler:
-    async def handler(request: Request, caller: Caller, request_id: str) -> Response:
-        began = time.perf_counter()
-        model, pinned = _target(service, request)
-        caller.may_use(model.name)
-        data = await _body(request, service.settings.max_body_bytes)
-
-        def read(decoder: Decoder) -> Batch:
-            return decoder.decode(data)
-
-        predict = partial(service.plane.predict, model, read, key=caller.id, request_id=request_id, pinned=pinned)
-        done = predict() if len(data) < INLINE_BYTES else await asyncio.to_thread(predict)
-        encoding = time.perf_counter()
-        body = done.body()
-        version = str(done.version.version)
-        service.count(model.name, version, done.arm, 200)
-        headers = {
-            "x-request-id": request_id,
-            "x-model-name": model.name,
-            "x-model-version": version,
-            "x-prediction-id": done.ids[0],
-        }
-        task = BackgroundTask(_in_thread, done.shadow) if done.shadow is not None else None
-        ended = time.perf_counter()
-        service.metrics.stage_duration_seconds.labels(model=model.name, stage="encode").observe(ended - encoding)
-        service.metrics.request_duration_seconds.labels(model=model.name).observe(ended - began)
-        return Response(body, media_type=_JSON, headers=headers, background=task)
-
-    return handler
-
-
-async def _in_thread(work: Callable[[], None]) -> None:
-    """A plain function given to BackgroundTask takes a thread; a light model is quicker on the loop."""
-    work()
-
-
-def _target(service: Service, request: Request) -> tuple[Model, Version | None]:
-    name = request.path_params.get("model")
-    if name is None:
-        return service.table.default(service.settings.default_model), None
-    number = request.path_params.get("version")
-    if number is None:
-        return service.table.get(name), None
-    if not number.isascii() or not number.isdigit() or len(number) > 9:
-        raise VersionUnknown("a version is a whole number", where="version", expected="for example 3")
-    return service.table.get(name), service.table.version(name, int(number))
+def _own(data: bytes, media: str, request: Request) -> Asked:
+    """Perene's own dialect, and tables of typed columns."""
+    if media in columns.MEDIA:
+        return columns.asked(data, media, request)
+    return Asked(lambda decoder: decoder.decode(data), lambda done: Reply(done.body()))
 
 
 def _feedback(service: Service) -> Handler:
     async def handler(request: Request, caller: Caller, request_id: str) -> Response:
-        data = await _body(request, service.settings.max_body_bytes)
+        media_type(request, (JSON,))
+        data = await read_body(request, service.settings.max_body_bytes)
         name = request.path_params.get("model")
         if name is not None:
             service.table.get(name)
@@ -322,33 +293,9 @@ def _facts(model: Model) -> dict[str, Any]:
     }
 
 
-async def _body(request: Request, most: int) -> bytes:
-    media = request.headers.get("content-type", "").lower()
-    kind, _, parameters = media.partition(";")
-    if kind.strip() != _JSON or ("charset" in parameters and "utf-8" not in parameters):
-        raise WrongMediaType("the body must be JSON", where="Content-Type", expected=f"{_JSON} in UTF-8")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise WrongMediaType("compressed bodies are not read", where="Content-Encoding", expected="identity")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and (len(declared) > 15 or int(declared) > most):
-        raise _too_large(most)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise _too_large(most)
-    if not body:
-        raise Malformed("the body is empty", expected='{"rows": […]}')
-    return bytes(body)
-
-
-def _too_large(most: int) -> TooLarge:
-    return TooLarge("the body is too large", where="body", expected=f"at most {most} bytes", hint="send fewer rows")
-
-
-def _refusal(service: Service, request: Request, error: PereneError, request_id: str) -> Response:
+def _refusal(service: Service, request: Request, error: PereneError, request_id: str, dialect: Dialect) -> Response:
     status = status_of(error)
-    service.count(_deployed(service, request), "", "", status)
+    service.count(_deployed(service, request), "", "", status, dialect.protocol)
     if status in (400, 413, 415, 422):
         service.metrics.validation_errors_total.labels(kind=error.code).inc()
     elif status >= 500:
@@ -359,21 +306,24 @@ def _refusal(service: Service, request: Request, error: PereneError, request_id:
         headers["www-authenticate"] = "Bearer"
     if status == 503:
         headers["retry-after"] = "1"
-    media = _PROBLEM if problem else _JSON
-    return Response(body_of(error, request_id, problem=problem), status, headers, media)
+    body = body_of(error, request_id, problem=True) if problem else dialect.envelope(error, request_id)
+    return Response(body, status, headers, _PROBLEM if problem else JSON)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and methods, and what nobody foresaw, in the same envelope."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     text = {404: "there is no such route", 405: "this route does not take this method"}.get(status, "refused")
+    dialect = of_path(request.url.path)
     headers = dict(getattr(error, "headers", None) or {})
     request_id = _request_id(request)
     facts = {"code": f"http_{status}", "message": text, "request_id": request_id, "hint": "GET /openapi.json"}
     problem = _wants_problem(request)
     head = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": text}
     body = msgspec.json.encode({**head, **facts} if problem else {"error": facts})
-    return Response(body, status, {**headers, "x-request-id": request_id}, _PROBLEM if problem else _JSON)
+    if not problem and dialect is not PERENE:
+        body = dialect.envelope(Malformed(text), request_id)
+    return Response(body, status, {**headers, "x-request-id": request_id}, _PROBLEM if problem else JSON)
 
 
 def _wants_problem(request: Request) -> bool:
@@ -387,9 +337,8 @@ def _deployed(service: Service, request: Request) -> str:
 
 
 def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if given and _REQUEST_ID.match(given) else uuid7()
+    return request_id_of(request.headers.get("x-request-id", ""))
 
 
 def _json(value: Any, request_id: str, *, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, {"x-request-id": request_id}, _JSON)
+    return Response(msgspec.json.encode(value), status, {"x-request-id": request_id}, JSON)

@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,6 +22,8 @@ from serving.errors import Malformed, TooLarge
 from serving.explain import explain_row, short
 
 Array = npt.NDArray[Any]
+Mode = Literal["strict", "coerce", "mlflow"]
+"""How far a value may be from its column's type; `serving.dialects.tabular` says what each mode takes."""
 # 3.0 is a whole number too: whether an integer column got one is seen when it is packed
 _TYPES: dict[str, Any] = {"float": float, "int": int | float, "bool": bool, "string": str}
 _TOP = ("rows", "entity", "at", "params")
@@ -30,7 +33,7 @@ _TOP = ("rows", "entity", "at", "params")
 class Batch:
     """A decoded request: N rows of values in the contract's order, and the tensors the graph takes."""
 
-    rows: list[tuple[Any, ...]]
+    rows: Sequence[tuple[Any, ...]]
     tensors: dict[str, Array]
     entity: str | None
     at: float | None
@@ -39,9 +42,10 @@ class Batch:
 class Decoder:
     """Reads request bodies of one contract."""
 
-    def __init__(self, contract: Contract, *, max_rows: int) -> None:
+    def __init__(self, contract: Contract, *, max_rows: int, mode: Mode = "strict") -> None:
         self.contract = contract
-        self._max_rows = max_rows
+        self.mode = mode
+        self.max_rows = max_rows
         fields = [(f"c{i}", _field_type(c)) for i, c in enumerate(contract.columns)]
         rename = {f"c{i}": c.name for i, c in enumerate(contract.columns)}
         row = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, frozen=True, gc=False)
@@ -81,6 +85,8 @@ class Decoder:
             else:
                 rows = [self._row.decode(data)]
         except (msgspec.ValidationError, OverflowError):
+            if self.mode != "strict":
+                return self._coerced(data)
             rows = self._bare(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed("the body is not JSON", expected="JSON in UTF-8", hint=str(error)[:200]) from None
@@ -89,10 +95,22 @@ class Decoder:
             refuse_duplicates(data)
         if not rows:
             raise ContractViolation("there are no rows", errors=(FieldError("rows", "there are no rows", "1 or more"),))
-        if len(rows) > self._max_rows:
-            raise TooLarge("too many rows in one request", where="rows", expected=f"at most {self._max_rows}")
+        if len(rows) > self.max_rows:
+            raise TooLarge("too many rows in one request", where="rows", expected=f"at most {self.max_rows}")
         values = [msgspec.structs.astuple(row) for row in rows]
-        return Batch(values, self.pack(values), entity, _seconds(at))
+        return Batch(values, self.pack(values), entity, seconds(at))
+
+    def _coerced(self, data: bytes) -> Batch:
+        """A body that is not of the contract to the letter, as the mode takes it."""
+        from serving.dialects.json_rows import parse, read_rows
+
+        body = parse(data)
+        if "rows" not in body:
+            return read_rows(self, [body])
+        about = [body.get(name) for name in ("entity", "at")]
+        if not body.keys() <= set(_TOP) or not all(isinstance(value, str | None) for value in about):
+            raise self._explain(data)
+        return read_rows(self, body["rows"], entity=about[0], at=seconds(about[1]))
 
     def _bare(self, data: bytes) -> list[Any]:
         """A bare row with the text "rows" as a value looks like the other form at first sight."""
@@ -110,19 +128,7 @@ class Decoder:
         tensors: dict[str, Array] = {}
         if self._numbers:
             wide = np.array([[row[i] for i in self._numbers] for row in values], dtype=np.float64)
-            with np.errstate(over="ignore"):
-                packed = wide.astype(self.contract.precision)
-            if np.isinf(packed).any():
-                kind = self.contract.precision
-                raise self._unfit(np.isinf(packed), f"not finite as {kind}", f"a finite {kind}", "not_finite")
-            if self._whole:
-                whole = wide[:, self._whole]
-                most = EXACT_INT[self.contract.precision]
-                limit = f"an integer up to {most}"
-                self._refuse_whole(np.abs(whole) > most, "too large to be exact", limit)
-                # null is NaN, which equals nothing: it is neither whole nor a fraction
-                self._refuse_whole((whole != np.rint(whole)) & ~np.isnan(whole), "expected integer", "integer")
-            tensors["numbers"] = packed
+            tensors["numbers"] = self.fit(wide)
         if self._strings:
             texts = np.empty((len(values), len(self._strings)), dtype=object)
             for n, row in enumerate(values):
@@ -130,6 +136,26 @@ class Decoder:
                     texts[n, k] = row[i] or ""
             tensors["strings"] = texts
         return tensors
+
+    def fit(self, wide: Array) -> Array:
+        """Numbers [N, F] in float64, null as NaN, in the contract's precision.
+
+        Raises:
+            ContractViolation: one is not finite in that precision, or an integer is a fraction or would be rounded.
+        """
+        with np.errstate(over="ignore"):
+            packed = wide.astype(self.contract.precision)
+        if np.isinf(packed).any():
+            kind = self.contract.precision
+            raise self._unfit(np.isinf(packed), f"not finite as {kind}", f"a finite {kind}", "not_finite")
+        if self._whole:
+            whole = wide[:, self._whole]
+            most = EXACT_INT[self.contract.precision]
+            limit = f"an integer up to {most}"
+            self._refuse_whole(np.abs(whole) > most, "too large to be exact", limit)
+            # null is NaN, which equals nothing: it is neither whole nor a fraction
+            self._refuse_whole((whole != np.rint(whole)) & ~np.isnan(whole), "expected integer", "integer")
+        return packed
 
     def _refuse_whole(self, bad: Array, message: str, expected: str) -> None:
         if bad.any():
@@ -167,7 +193,8 @@ class Decoder:
             found.append(FieldError("rows", "of the wrong type", "a list of rows", type(rows).__name__))
             rows = []
         for n, row in enumerate(rows):
-            found += explain_row(self.contract, row, f"rows[{n}]")
+            # a row may have a million features that nobody knows
+            found += islice(explain_row(self.contract, row, f"rows[{n}]"), 20)
             if len(found) >= 20:
                 break
         if not found:
@@ -201,7 +228,12 @@ def _field_type(column: Column) -> Any:
     return kind | None if column.nullable else kind
 
 
-def _seconds(at: str | None) -> float | None:
+def seconds(at: str | None) -> float | None:
+    """An event time as unix seconds; without an offset it is UTC.
+
+    Raises:
+        ContractViolation: it is not RFC 3339.
+    """
     if at is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on verified bytes. The only module of the server that imports it."""
+"""A version's graph on ONNX Runtime: what provider really runs it, and its answers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from registry.contract import Contract, Output
 from registry.errors import BundleCorrupt, ConfigInvalid
+from registry.onnx_session import available_providers, open_session
 from serving.errors import InferenceFailed, OutputNotFinite
 
 _log = logging.getLogger("perene.serving")
@@ -41,16 +41,8 @@ class Engine:
     """One session. `provider` is the execution provider that really runs, whatever was asked for."""
 
     def __init__(self, model: bytes, contract: Contract, *, device: Device = "auto") -> None:
-        # the CUDA provider complains loudly where there is no GPU; what really runs is published instead
-        ort.set_default_logger_severity(4)
-        options = ort.SessionOptions()
-        # one thread and no spinning: the loop is the pool, and a spinning pool burns the other core
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(model, options, providers=_providers(device))
+            self._session = open_session(model, _providers(device))
         # ONNX Runtime's exceptions share no public base class
         except Exception as error:
             raise BundleCorrupt(
@@ -118,7 +110,7 @@ def require_device(device: Device) -> None:
 
 
 def _providers(device: Device) -> list[str]:
-    available = ort.get_available_providers()
+    available = available_providers()
     if device != "cpu" and "CUDAExecutionProvider" in available:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]

@@ -22,18 +22,24 @@ def explain_row(contract: Contract, row: Any, path: str) -> Iterator[FieldError]
     missing = [column for column in contract.columns if column.name not in row]
     unknown = [str(name) for name in row if name not in known]
     for name in unknown:
-        near = difflib.get_close_matches(name.lower(), [c.name.lower() for c in contract.columns], n=1)
-        right = next((c.name for c in contract.columns if near and c.name.lower() == near[0]), None)
-        hint = f"did you mean '{right}'?" if right else ""
-        yield FieldError(f"{path}.{short(name)}", "unknown feature", "a feature of the contract", hint=hint)
+        yield FieldError(
+            f"{path}.{short(name)}", "unknown feature", "a feature of the contract", hint=did_you_mean(contract, name)
+        )
     for column in missing:
-        yield FieldError(f"{path}.{column.name}", "missing feature", _expected(column), "nothing")
+        yield FieldError(f"{path}.{column.name}", "missing feature", expected(column), "nothing")
     for column in contract.columns:
         if column.name in row and not _fits(column, row[column.name]):
             got = json_type(row[column.name])
             infinite = isinstance(row[column.name], float) and not math.isfinite(row[column.name])
-            message = "not finite" if infinite else f"expected {_expected(column)}"
-            yield FieldError(f"{path}.{column.name}", message, _expected(column), got)
+            message = "not finite" if infinite else f"expected {expected(column)}"
+            yield FieldError(f"{path}.{column.name}", message, expected(column), got)
+
+
+def did_you_mean(contract: Contract, name: str) -> str:
+    """A hint at the feature whose name is nearest, if any is near."""
+    near = difflib.get_close_matches(name[:100].lower(), [c.name.lower() for c in contract.columns], n=1)
+    right = next((c.name for c in contract.columns if near and c.name.lower() == near[0]), None)
+    return f"did you mean '{right}'?" if right else ""
 
 
 def json_type(value: Any) -> str:
@@ -41,7 +47,8 @@ def json_type(value: Any) -> str:
     return "null" if value is None else _JSON_NAMES.get(type(value), "value")
 
 
-def _expected(column: Column) -> str:
+def expected(column: Column) -> str:
+    """The JSON name of what a column takes."""
     kind = {"float": "number", "int": "integer", "bool": "boolean", "string": "string"}[column.dtype]
     return f"{kind} or null" if column.nullable else kind
 

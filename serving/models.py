@@ -11,12 +11,13 @@ from typing import Any
 
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
-from registry.bundle import read_bundle
+from registry.bundle import Bundle, read_bundle
 from registry.contract import Contract
 from registry.errors import BundleCorrupt, ModelUnknown, PereneError, VersionUnknown
 from serving.decode import Decoder
 from serving.engine import Engine
 from serving.errors import NotReady
+from serving.native import NativeEngine
 from serving.routing import Route
 from serving.settings import ServingSettings
 from serving.state import Failure, State, Stored
@@ -33,7 +34,7 @@ class Version:
     certificate: Mapping[str, Any]
     card: str
     decoder: Decoder
-    engine: Engine
+    engine: Engine | NativeEngine
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Model:
     def champion(self) -> Version:
         """The version that answers unless a trial says otherwise."""
         return self.versions[self.route.champion]
+
+    @property
+    def inline(self) -> bool:
+        """Whether every version answers in this process, in microseconds, so that the event loop may wait for it."""
+        return not any(isinstance(version.engine, NativeEngine) for version in self.versions.values())
 
 
 @dataclass(frozen=True)
@@ -160,13 +166,19 @@ class Loader:
             raise BundleCorrupt("the bundle is another one than was handed over", where=bundle.path.name)
         if bundle.contract.model != name:
             raise BundleCorrupt("the bundle is of another model", where="contract.json")
-        engine = Engine(bundle.model_bytes(), bundle.contract, device=self._settings.device)
+        engine = self._engine(bundle)
         decoder = Decoder(bundle.contract, max_rows=self._settings.max_rows)
         _warm(engine, decoder, folder.with_name(f"{folder.name}.golden.json"))
         self._spool.register(name, number, bundle.contract.to_dict())
         self._metrics.model_load_duration_seconds.labels(model=name).observe(time.perf_counter() - began)
         card = (folder / "card.md").read_text()
         return Version(name, number, bundle.digest, bundle.contract, bundle.certificate, card, decoder, engine)
+
+    def _engine(self, bundle: Bundle) -> Engine | NativeEngine:
+        settings = self._settings
+        if bundle.native:
+            return NativeEngine(bundle, allow_pickle=settings.allow_pickle, seconds=settings.native_seconds)
+        return Engine(bundle.model_bytes(), bundle.contract, device=settings.device)
 
     def _publish(self, models: Mapping[str, Model], old: Table) -> None:
         info = self._metrics.model_loaded_info
@@ -190,7 +202,7 @@ def _labels(models: Mapping[str, Model]) -> list[dict[str, str]]:
     ]
 
 
-def _warm(engine: Engine, decoder: Decoder, golden: Path) -> None:
+def _warm(engine: Engine | NativeEngine, decoder: Decoder, golden: Path) -> None:
     """Run golden rows one by one and together: the first request must not pay for lazy allocation."""
     names = decoder.contract.names
     rows = json.loads(golden.read_text()) if golden.is_file() else [decoder.contract.example_row()]

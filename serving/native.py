@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from registry.bundle import Bundle
 from registry.errors import PereneError
-from registry.native import NativeDied, NativeProcess
+from registry.native.process import NativeDied, NativeProcess
 from serving.engine import Answer, answer_names, read_answer
 from serving.errors import InferenceFailed, NotReady
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from registry.contract import Contract
+from serving.dialects import documented
 from serving.models import Table
 
 _STATUSES = {
@@ -13,7 +14,7 @@ _STATUSES = {
     "403": "The key does not permit this.",
     "404": "No such model or version.",
     "413": "The body or its number of rows is over the limit.",
-    "415": "The body is not application/json.",
+    "415": "The body is of a type that this route does not read.",
     "422": "The rows do not satisfy the contract.",
     "500": "The model failed, or its answer is not a finite number.",
     "503": "Not ready.",
@@ -50,6 +51,7 @@ def document(table: Table, version: str) -> dict[str, Any]:
         if path == "/readyz":
             answers["503"] = {"description": "Not yet; add ?verbose to learn why."}
         paths[path] = {"get": {"operationId": path[1:], "security": [], "responses": answers}}
+    paths.update(documented.paths(table, _STATUSES))
     return {
         "openapi": "3.1.0",
         "info": {"title": "Perene", "version": version, "description": "Predictions, and what became of them."},
@@ -92,8 +94,10 @@ def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
     return {
         "operationId": f"predict_{name}",
         "summary": f"Predict with {name} (champion: version {version})",
-        "requestBody": _json({"oneOf": [body, row]}, {"rows": [contract.example_row()]}, required=True),
-        "responses": _responses({"type": "object", "properties": answer}),
+        "requestBody": documented.with_tables(
+            _json({"oneOf": [body, row]}, {"rows": [contract.example_row()]}, required=True)
+        ),
+        "responses": documented.with_arrow(_responses({"type": "object", "properties": answer})),
     }
 
 

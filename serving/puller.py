@@ -13,13 +13,17 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.bundle import read_bundle
-from registry.errors import PereneError
+from registry.errors import BundleCorrupt, PereneError
 from registry.ledger import Deployment, Ledger
-from registry.sandbox import check_in_child
+from registry.names import check_name
+from registry.native.process import check_pickle
+from registry.sandbox import BundleRefused, check_in_child
+from registry.signing import Verifier, load_verifier, verify_bundle
+from serving.refusals import Refusals
 from serving.state import Deployed, Failure, Key, State, Stored, read_state, write_state
 
 POLL_S = 0.2
@@ -37,6 +41,10 @@ class Puller:
 
     cache: Path
     fetch: Fetch
+    allow_pickle: bool = False
+    trusted: tuple[Verifier, ...] = ()
+    """Keys one of which must have signed a bundle; empty: nobody need have."""
+    refusals: Refusals = field(default_factory=Refusals)
 
     def state(self, ledger: Ledger, before: State, now: float) -> State:
         """The hand-over for the ledger as it is; `before` is what stays where a new champion is not fit to serve."""
@@ -46,7 +54,7 @@ class Puller:
         bundles: dict[str, dict[str, Stored]] = {}
         failures: list[Failure] = []
         for name, row in ledger.deployments().items():
-            ready, failed = self._bundles(row)
+            ready, failed = self._bundles(row, now)
             failures += failed
             if str(row.champion) in ready:
                 deployments[name] = _deployed(row, with_candidate=str(row.candidate) in ready)
@@ -56,28 +64,43 @@ class Puller:
                 bundles[name] = before.bundles[name]
         return State(revision, now, deployments, bundles, keys, failures)
 
-    def _bundles(self, row: Deployment) -> tuple[dict[str, Stored], list[Failure]]:
+    def _bundles(self, row: Deployment, now: float) -> tuple[dict[str, Stored], list[Failure]]:
         ready: dict[str, Stored] = {}
         failures: list[Failure] = []
         for version in filter(None, (row.champion, row.candidate)):
+            standing = self.refusals.standing(row.model, version, row.revision, now)
+            if standing is not None:
+                failures.append(standing)
+                continue
             try:
                 ready[str(version)] = self._prepare(row.model, version)
-            except PereneError as error:
-                failures.append(Failure(row.model, version, error.message))
-                extra = {"model": row.model, "version": version, "reason": error.message}
+                self.refusals.forget(row.model, version, row.revision)
+            # OSError: a store may hold pipes and links that cannot be copied
+            except (PereneError, OSError) as error:
+                reason = error.message if isinstance(error, PereneError) else f"not copied ({type(error).__name__})"
+                failures.append(Failure(row.model, version, reason))
+                if isinstance(error, BundleCorrupt):
+                    # what was downloaded may be at fault; what was judged is not worth a second try at once
+                    self.refusals.note(failures[-1], row.revision, now, at_once=not isinstance(error, BundleRefused))
+                extra = {"model": row.model, "version": version, "reason": reason}
                 _log.error("puller.refused", extra=extra)
         return ready, failures
 
     def _prepare(self, model: str, version: int) -> Stored:
-        folder = self.cache / "bundles" / model / str(version)
+        folder = self.cache / "bundles" / check_name(model) / str(version)
         checked = folder.with_name(f"{version}.golden.json")
         if not folder.is_dir():
             checked.unlink(missing_ok=True)
             self.fetch(model, version, folder)
         try:
+            if self.trusted:
+                verify_bundle(folder, self.trusted)
             bundle = read_bundle(folder)
+            if bundle.contract.model != model:
+                raise BundleCorrupt("the bundle is of another model", where="contract.json")
             if not checked.is_file():
-                check_in_child(folder)
+                check_pickle(bundle.model_file, allow_pickle=self.allow_pickle)
+                check_in_child(folder, allow_pickle=self.allow_pickle)
                 _write_warm_up(folder, checked)
         except PereneError:
             # what was downloaded may be at fault: the next try fetches again
@@ -133,6 +156,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="serving.puller")
     for name in ("--ledger-url", "--tracking-uri", "--artifact-root", "--cache"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--allow-pickle", action="store_true")
+    parser.add_argument("--trusted", action="append", default=[], help="a public key; repeatable")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
 
@@ -141,7 +166,8 @@ def main() -> None:
 
         return Store(given.tracking_uri, Path(given.artifact_root)).download(model, version, to)
 
-    follow(Puller(Path(given.cache), fetch), given.ledger_url)
+    trusted = tuple(load_verifier(key) for key in given.trusted)
+    follow(Puller(Path(given.cache), fetch, given.allow_pickle, trusted), given.ledger_url)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,16 @@ class ServingSettings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65_535)
+    grpc_port: int | None = Field(
+        None, ge=1, le=65_535, description="the Open Inference Protocol over gRPC, on the same address; off without one"
+    )
     auth: bool = Field(default=True, description="ask for API keys; only loopback may go without")
     default_model: str | None = Field(None, description="answers bare /predict when several models are deployed")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    allow_pickle: bool = Field(
+        default=False, description="run native models kept as pickles, which can do what this server's user can"
+    )
+    native_seconds: float = Field(10.0, gt=0, description="time a native model has for one request")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     max_rows: int = Field(10_000, ge=1, description="rows in one request")
     poll_seconds: float = Field(0.1, gt=0, description="how often the hand-over from the puller is looked at")

@@ -112,6 +112,7 @@ def test_ledger_verifies_and_tampering_is_found(demo: DemoRun, tmp_path: Path) -
     copied = tmp_path / "ledger.db"
     with closing(sqlite3.connect(demo.home / "ledger.db")) as source, closing(sqlite3.connect(copied)) as target:
         source.backup(target)
+        target.execute("DROP TRIGGER perene_deployments_no_update")
         target.execute("UPDATE perene_deployments SET actor = 'somebody' WHERE revision = 1")
         target.commit()
     with closing(Ledger.open(f"sqlite:///{copied}")) as tampered:

@@ -56,13 +56,14 @@ def until(holds: Callable[[], bool], what: str) -> None:
 class Server:
     """One serve process over `home`, with a ledger that nobody can reach."""
 
-    def __init__(self, home: Path, key: str) -> None:
+    def __init__(self, home: Path, key: str, **settings: Any) -> None:
         self.home = home
         self.key = key
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        (home / "serve.json").write_text(json.dumps({"poll_seconds": 0.02, "device": "cpu", "seal_seconds": 0.5}))
+        chosen = {"poll_seconds": 0.02, "device": "cpu", "seal_seconds": 0.5, **settings}
+        (home / "serve.json").write_text(json.dumps(chosen))
         self.start()
 
     def start(self) -> None:
