@@ -78,7 +78,6 @@ def prediction(
         encoding = time.perf_counter()
         reply = asked.reply(done)
         version = str(done.version.version)
-        service.count(model.name, version, done.arm, 200, asked.protocol)
         headers = {
             "x-request-id": request_id,
             "x-model-name": model.name,
@@ -88,8 +87,9 @@ def prediction(
         }
         task = BackgroundTask(after, service, model, done.shadow) if done.shadow is not None else None
         ended = time.perf_counter()
-        service.metrics.stage_duration_seconds.labels(model=model.name, stage="encode").observe(ended - encoding)
-        service.metrics.request_duration_seconds.labels(model=model.name).observe(ended - began)
+        service.meters.of(model.name, done.version.version, done.arm, asked.protocol).answered(
+            len(done.ids), done.parse_s, done.infer_s, ended - encoding, ended - began
+        )
         return Response(reply.body, media_type=reply.media, headers=headers, background=task)
 
     return handler

@@ -31,6 +31,7 @@ from serving.dialects import columns
 from serving.dialects.dialect import PERENE, Dialect, of_path
 from serving.errors import Malformed, Unauthenticated, body_of, status_of
 from serving.labels import read_items
+from serving.meters import Meters
 from serving.models import Loader, Model, Table
 from serving.native import Lanes, NativeEngine
 from serving.settings import ServingSettings
@@ -50,6 +51,7 @@ class Service:
         self.metrics = metrics
         self.spool = spool
         self.plane = DataPlane(spool, metrics)
+        self.meters = Meters(metrics)
         self.table = Table()
         self.lanes = Lanes()
         self._cache = cache

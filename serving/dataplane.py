@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,9 @@ class Predicted:
     arm: Arm
     answer: Answer
     ids: list[str]
-    shadow: Callable[[], None] | None
+    shadow: Callable[[], None] | None = None
+    parse_s: float = 0.0
+    infer_s: float = 0.0
 
     def body(self) -> bytes:
         """The answer in Perene's own dialect."""
@@ -58,6 +60,18 @@ class Predicted:
         return msgspec.json.encode(body)
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the event log keeps of one answered request, beside the answer."""
+
+    arm: Arm
+    rows: Sequence[tuple[Any, ...]]
+    at: float | None
+    entity: str
+    key: str
+    latency_ms: float
+
+
 class DataPlane:
     """Predictions and labels of one process."""
 
@@ -65,6 +79,8 @@ class DataPlane:
         self._spool = spool
         self._metrics = metrics
         self._clock = clock
+        self._predictions = metrics.events_total.labels(kind="prediction")
+        self._shadows = metrics.events_total.labels(kind="shadow")
 
     def predict(self, model: Model, read: Read, *, key: str, request_id: str, pinned: Version | None) -> Predicted:
         """Decode, choose the arm, run, log. A failing candidate falls to the champion and is counted.
@@ -76,21 +92,22 @@ class DataPlane:
         began = time.perf_counter()
         reader = pinned or model.champion
         batch = read(reader.decoder)
-        if batch.at is not None:
-            check_at(batch.at, self._clock())
+        self.check_time(batch.at)
         parsed = time.perf_counter()
         entity = batch.entity or request_id
         choice = Choice(pinned.version, "champion") if pinned else choose(model.route, entity)
         version, arm, answer, batch = self._run(model, choice, read, batch, pinned)
         ended = time.perf_counter()
-        stage = self._metrics.stage_duration_seconds
-        stage.labels(model=model.name, stage="parse").observe(parsed - began)
-        stage.labels(model=model.name, stage="infer").observe(ended - parsed)
         ids = [uuid7() for _ in batch.rows]
-        self._log(version, arm, batch, answer, ids, entity if batch.entity else "", key, (ended - began) * 1e3)
+        record = Record(arm, batch.rows, batch.at, batch.entity or "", key, (ended - began) * 1e3)
+        self.log(version, record, answer, ids)
         shadow = self._shadow(model, choice.shadow, read, batch, answer, ids) if choice.shadow is not None else None
-        self._metrics.rows_total.labels(model=model.name).inc(len(ids))
-        return Predicted(version, arm, answer, ids, shadow)
+        return Predicted(version, arm, answer, ids, shadow, parsed - began, ended - parsed)
+
+    def check_time(self, at: float | None) -> None:
+        """Refuse an event time that lies ahead of now, or too far back."""
+        if at is not None:
+            check_at(at, self._clock())
 
     def _run(
         self, model: Model, choice: Choice, read: Read, batch: Batch, pinned: Version | None
@@ -123,25 +140,20 @@ class DataPlane:
             differ = sum(not _same(a, b) for a, b in zip(answer.predictions, served.predictions, strict=True))
             if differ:
                 self._metrics.shadow_disagreements_total.labels(model=model.name).inc(differ)
-            self._log(version, "shadow", batch, answer, ids, "", "", (time.perf_counter() - began) * 1e3)
+            taken = (time.perf_counter() - began) * 1e3
+            self.log(version, Record("shadow", batch.rows, batch.at, "", "", taken), answer, ids)
 
         return work
 
-    def _log(
-        self,
-        version: Version,
-        arm: Arm,
-        batch: Batch,
-        answer: Answer,
-        ids: list[str],
-        entity: str,
-        key: str,
-        latency_ms: float,
-    ) -> None:
+    def log(self, version: Version, record: Record, answer: Answer, ids: Sequence[str]) -> None:
+        """Append an event for each row; `ids` are new, or for a shadow those of the answer that was heard."""
         now = self._clock()
-        at = now if batch.at is None else batch.at
-        hashed = hashlib.sha256(entity.encode()).hexdigest()[:16] if entity else ""
+        at = now if record.at is None else record.at
+        entity = hashlib.sha256(record.entity.encode()).hexdigest()[:16] if record.entity else ""
+        contract, shadow = version.contract, record.arm == "shadow"
+        latency = round(record.latency_ms, 3)
         for n, identifier in enumerate(ids):
+            values = answer.values[n] if answer.values is not None else None
             self._spool.append(
                 PredictionEvent(
                     identifier,
@@ -149,16 +161,16 @@ class DataPlane:
                     now,
                     version.model,
                     version.version,
-                    arm,
-                    hashed,
-                    [] if arm == "shadow" else kept(version.contract, batch.rows[n]),
-                    answer.values[n][0] if version.contract.output.targets and answer.values else answer.predictions[n],
-                    answer.values[n] if answer.values is not None else None,
-                    round(latency_ms, 3),
-                    key,
+                    record.arm,
+                    entity,
+                    [] if shadow else kept(contract, record.rows[n]),
+                    values[0] if contract.output.targets and values else answer.predictions[n],
+                    values,
+                    latency,
+                    record.key,
                 )
             )
-        self._metrics.events_total.labels(kind="shadow" if arm == "shadow" else "prediction").inc(len(ids))
+        (self._shadows if shadow else self._predictions).inc(len(ids))
 
     async def feedback(self, models: Callable[[str], Model], items: list[LabelItem]) -> list[dict[str, Any]]:
         """Check each label and make the good ones durable; per-item results in order.

@@ -30,6 +30,15 @@ _TOP = ("rows", "entity", "at", "params")
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """A body that was read and checked against the types of the contract, and not packed yet."""
+
+    values: list[tuple[Any, ...]]
+    entity: str | None
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """A decoded request: N rows of values in the contract's order, and the tensors the graph takes."""
 
@@ -67,7 +76,21 @@ class Decoder:
         self._whole = [i for i, c in enumerate(contract.numbers) if c.dtype == "int"]
 
     def decode(self, data: bytes) -> Batch:
-        """Decode a body: `{"rows": […], "entity"?, "at"?, "params"?}` or one bare row.
+        """Read a body and pack its rows.
+
+        Raises:
+            Malformed, TooLarge, ContractViolation: as for `read` and `pack`.
+        """
+        try:
+            found = self.read(data)
+        except (Malformed, ContractViolation):
+            if self.mode == "strict":
+                raise
+            return self._coerced(data)
+        return Batch(found.values, self.pack(found.values), found.entity, found.at)
+
+    def read(self, data: bytes) -> Rows:
+        """Read a body: `{"rows": […], "entity"?, "at"?, "params"?}` or one bare row; to the letter of the contract.
 
         Raises:
             Malformed: not JSON, or a key occurs twice.
@@ -85,8 +108,6 @@ class Decoder:
             else:
                 rows = [self._row.decode(data)]
         except (msgspec.ValidationError, OverflowError):
-            if self.mode != "strict":
-                return self._coerced(data)
             rows = self._bare(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed("the body is not JSON", expected="JSON in UTF-8", hint=str(error)[:200]) from None
@@ -98,7 +119,7 @@ class Decoder:
         if len(rows) > self.max_rows:
             raise TooLarge("too many rows in one request", where="rows", expected=f"at most {self.max_rows}")
         values = [msgspec.structs.astuple(row) for row in rows]
-        return Batch(values, self.pack(values), entity, seconds(at))
+        return Rows(values, entity, seconds(at))
 
     def _coerced(self, data: bytes) -> Batch:
         """A body that is not of the contract to the letter, as the mode takes it."""

@@ -22,6 +22,7 @@ from registry.errors import ConfigInvalid, PereneError
 from registry.supervisor import Program, Supervisor
 from serving.app import create_app
 from serving.engine import require_device
+from serving.lane import protocol_of
 from serving.settings import ServingSettings
 
 DRAIN_S = 8
@@ -59,7 +60,7 @@ def serve(
             host=settings.host,
             port=settings.port,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http="httptools",
+            http=protocol_of(app.state.service),
             ws="none",
             access_log=False,
             log_level="warning",

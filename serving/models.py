@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from registry.bundle import Bundle, read_bundle
 from registry.contract import Contract
 from registry.errors import BundleCorrupt, ModelUnknown, PereneError, VersionUnknown
+from serving.batching import Batcher
 from serving.decode import Decoder
 from serving.engine import Engine
 from serving.errors import NotReady
@@ -21,6 +23,9 @@ from serving.native import NativeEngine
 from serving.routing import Route
 from serving.settings import ServingSettings
 from serving.state import Failure, State, Stored
+
+LIGHT_S: Final = 1e-3
+"""A model whose single row takes longer is not asked in the fast lane: others would wait for it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Version:
     card: str
     decoder: Decoder
     engine: Engine | NativeEngine
+    batcher: Batcher | None = None
+    """Of a model that is light enough for the event loop."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +175,12 @@ class Loader:
             raise BundleCorrupt("the bundle is of another model", where="contract.json")
         engine = self._engine(bundle)
         decoder = Decoder(bundle.contract, max_rows=self._settings.max_rows)
-        _warm(engine, decoder, folder.with_name(f"{folder.name}.golden.json"))
+        single = _warm(engine, decoder, folder.with_name(f"{folder.name}.golden.json"))
         self._spool.register(name, number, bundle.contract.to_dict())
         self._metrics.model_load_duration_seconds.labels(model=name).observe(time.perf_counter() - began)
         card = (folder / "card.md").read_text()
-        return Version(name, number, bundle.digest, bundle.contract, bundle.certificate, card, decoder, engine)
+        batcher = Batcher(engine, decoder) if isinstance(engine, Engine) and single <= LIGHT_S else None
+        return Version(name, number, bundle.digest, bundle.contract, bundle.certificate, card, decoder, engine, batcher)
 
     def _engine(self, bundle: Bundle) -> Engine | NativeEngine:
         settings = self._settings
@@ -202,11 +210,19 @@ def _labels(models: Mapping[str, Model]) -> list[dict[str, str]]:
     ]
 
 
-def _warm(engine: Engine | NativeEngine, decoder: Decoder, golden: Path) -> None:
-    """Run golden rows one by one and together: the first request must not pay for lazy allocation."""
+def _warm(engine: Engine | NativeEngine, decoder: Decoder, golden: Path) -> float:
+    """Run golden rows one by one and together: the first request must not pay for lazy allocation.
+
+    Returns:
+        The shortest time in seconds that one row took.
+    """
     names = decoder.contract.names
     rows = json.loads(golden.read_text()) if golden.is_file() else [decoder.contract.example_row()]
     values = [tuple(row[name] for name in names) for row in rows]
+    single = math.inf
     for row in values[:8]:
+        began = time.perf_counter()
         engine.run(decoder.pack([row]))
+        single = min(single, time.perf_counter() - began)
     engine.run(decoder.pack(values))
+    return single

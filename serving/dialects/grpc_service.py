@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from registry import __version__
@@ -183,6 +184,7 @@ def _count(service: Service, named: str, status: int) -> None:
 
 
 async def _infer(lane: _Lane, call: Call) -> Any:
+    began = perf_counter()
     service, request = lane.service, call.request
     model, pinned = find(service, request.model_name, request.model_version or None)
     infer = read_message(request, most_rows=service.settings.max_rows)
@@ -195,15 +197,20 @@ async def _infer(lane: _Lane, call: Call) -> Any:
 
     work = partial(service.plane.predict, model, read, key=call.caller.id, request_id=call.request_id, pinned=pinned)
     done = await in_its_place(service, model, work, heavy=call.size >= INLINE_BYTES)
+    encoding = perf_counter()
     version = str(done.version.version)
-    service.count(model.name, version, done.arm, 200, PROTOCOL)
     call.headers.update({"x-model-name": model.name, "x-model-version": version, "x-prediction-id": done.ids[0]})
     if done.shadow is not None:
         # the loop keeps only a weak reference to a task
         task = asyncio.create_task(after(service, model, done.shadow))
         lane.shadows.add(task)
         task.add_done_callback(lane.shadows.discard)
-    return write_message(done, infer, outputs_of(done, infer.outputs))
+    message = write_message(done, infer, outputs_of(done, infer.outputs))
+    ended = perf_counter()
+    service.meters.of(model.name, done.version.version, done.arm, PROTOCOL).answered(
+        len(done.ids), done.parse_s, done.infer_s, ended - encoding, ended - began
+    )
+    return message
 
 
 async def _live(_lane: _Lane, _call: Call) -> Any:

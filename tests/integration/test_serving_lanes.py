@@ -1,0 +1,294 @@
+"""Two lanes, one behaviour: the same bytes get the same answer with the fast lane and without it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from monitoring.metrics import ServeMetrics
+from monitoring.spool import Spool
+from serving import lane
+from serving.app import create_app
+from serving.lane import protocol_of
+from serving.settings import ServingSettings
+from tests.integration.serving_toy import ROW, Cache, stored_events
+
+BODY = json.dumps({"rows": [ROW]}).encode()
+_OWN = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|date: [^\r]*")
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The same deployment behind both protocols."""
+
+    fast: int
+    slow: int
+    spool: Spool
+    app: FastAPI
+
+
+@contextlib.asynccontextmanager
+async def lanes(cache: Cache, **settings: Any) -> AsyncIterator[Lanes]:
+    spool = Spool.open(cache.folder.parent / "spool", commit_interval_s=0.01)
+    app = create_app(
+        ServingSettings(poll_seconds=0.01, device="cpu", **settings),
+        cache.folder,
+        spool,
+        ServeMetrics(CollectorRegistry()),
+    )
+    protocols: list[type[HttpToolsProtocol]] = [protocol_of(app.state.service), HttpToolsProtocol]
+    try:
+        async with app.router.lifespan_context(app), contextlib.AsyncExitStack() as stack:
+            ports = [await stack.enter_async_context(server(app, protocol)) for protocol in protocols]
+            yield Lanes(ports[0], ports[1], spool, app)
+    finally:
+        spool.close()
+
+
+@contextlib.asynccontextmanager
+async def server(app: FastAPI, protocol: type[HttpToolsProtocol]) -> AsyncIterator[int]:
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=0,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_level="critical",
+        server_header=False,
+    )
+    running = uvicorn.Server(config)
+    task = asyncio.create_task(running.serve())
+    while not running.started:
+        await asyncio.sleep(0.01)
+    yield running.servers[0].sockets[0].getsockname()[1]
+    running.should_exit = True
+    await task
+
+
+async def send(port: int, data: bytes, *, split: int = 0) -> bytes:
+    """Everything the server says to `data` until it closes, or is silent for 0.3 s after an answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    pieces = [data] if not split else [data[i : i + split] for i in range(0, len(data), split)]
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        if split:
+            await asyncio.sleep(0)
+    found = b""
+    with contextlib.suppress(asyncio.TimeoutError, ConnectionResetError):
+        while part := await asyncio.wait_for(reader.read(1 << 16), timeout=0.2 if found else 3.0):
+            found += part
+    writer.close()
+    return found
+
+
+def normal(answer: bytes) -> list[bytes]:
+    """An answer without what differs from request to request: ids and the date; headers in any order."""
+    lines: list[bytes] = []
+    for message in _OWN.sub(b"*", answer).split(b"HTTP/1.1 "):
+        head, _, body = message.partition(b"\r\n\r\n")
+        status, *headers = head.split(b"\r\n")
+        lines += [status, *sorted(headers), body]
+    return lines
+
+
+def request(
+    path: str = "/predict", body: bytes = BODY, *headers: str, method: str = "POST", version: str = "1.1", key: str = ""
+) -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: perene", *headers]
+    if not any(h.lower().startswith("content-type") for h in headers):
+        lines.append("Content-Type: application/json")
+    if not any(h.lower().startswith(("content-length", "transfer-encoding")) for h in headers):
+        lines.append(f"Content-Length: {len(body)}")
+    if key:
+        lines.append(f"Authorization: Bearer {key}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+def rows(*values: Any, **more: Any) -> bytes:
+    return json.dumps({"rows": list(values), **more}).encode()
+
+
+CORPUS: dict[str, bytes] = {
+    "ordinary": request(),
+    "bare row": request(body=json.dumps(ROW).encode()),
+    "several rows": request(body=rows(ROW, ROW, ROW)),
+    "entity": request(body=rows(ROW, entity="me")),
+    "event time": request(body=rows(ROW, at="2026-01-01T00:00:00Z")),
+    "named": request("/models/toy/predict"),
+    "pinned": request("/models/toy/versions/1/predict"),
+    "charset": request("/predict", BODY, "Content-Type: application/json; charset=utf-8"),
+    "own request id": request("/predict", BODY, "X-Request-ID: order-7"),
+    "hostile request id": request("/predict", BODY, "X-Request-ID: a b<script>"),
+    "api key header": request("/predict", BODY, "X-API-Key: nonsense"),
+    "close": request("/predict", BODY, "Connection: close"),
+    "http 1.0": request(version="1.0"),
+    "pipelined": request() * 3,
+    "pipelined good, bad, other route, good": request()
+    + request(body=b"[")
+    + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    + request(),
+    "query": request("/predict?x=1"),
+    "escaped path": request("/%70redict"),
+    "double slash": request("//predict"),
+    "unknown model": request("/models/tai/predict"),
+    "unknown version": request("/models/toy/versions/9/predict"),
+    "unknown route": request("/predikt"),
+    "get": request(method="GET", body=b""),
+    "put": request(method="PUT"),
+    "empty": request(body=b""),
+    "no length": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\r\n",
+    "chunked": request("/predict", chunked(BODY), "Transfer-Encoding: chunked"),
+    "both lengths": request("/predict", chunked(BODY), "Transfer-Encoding: chunked", "Content-Length: 5"),
+    "two lengths": request("/predict", BODY, f"Content-Length: {len(BODY)}", f"Content-Length: {len(BODY)}"),
+    "negative length": request("/predict", BODY, "Content-Length: -1"),
+    "expect": request("/predict", BODY, "Expect: 100-continue"),
+    "gzip": request("/predict", BODY, "Content-Encoding: gzip"),
+    "wrong type": request("/predict", BODY, "Content-Type: text/plain"),
+    "utf-16": request("/predict", BODY, "Content-Type: application/json; charset=utf-16"),
+    "two types": request("/predict", BODY, "Content-Type: application/json", "Content-Type: application/json"),
+    "not json": request(body=b"{"),
+    "not an object": request(body=b"[]"),
+    "nan": request(body=b'{"rows":[{"temp":NaN}]}'),
+    "no rows": request(body=b'{"rows":[]}'),
+    "misspelt": request(body=rows({**ROW, "tmep": 1})),
+    "wrong column type": request(body=rows({**ROW, "hour": "7"})),
+    "not whole": request(body=rows({**ROW, "hour": 7.5})),
+    "too large an integer": request(body=rows({**ROW, "hour": 2**25})),
+    "beyond float32": request(body=rows({**ROW, "temp": 1e39})),
+    "twice a key": request(body=b'{"rows":[{"temp":1,"temp":2,"hour":1,"late":true,"carrier":"AA"}]}'),
+    "deep": request(body=b"[" * 10_000),
+    "too many rows": request(body=rows(*[ROW] * 101)),
+    "ahead of time": request(body=rows(ROW, at="2999-01-01T00:00:00Z")),
+    "problem json": request("/predict", b"{", "Accept: application/problem+json"),
+    "garbage": b"\x16\x03\x01 nonsense\r\n\r\n",
+    "feedback": request("/feedback", b"[]"),
+}
+
+
+@pytest.fixture
+def deployed(cache: Cache, offsets: dict[int, Path]) -> Cache:
+    cache.add(1, offsets[1])
+    cache.add(2, offsets[2])
+    return cache
+
+
+@pytest.mark.parametrize("auth", [False, True])
+def test_both_lanes_answer_alike(deployed: Cache, auth: bool) -> None:
+    """Status, headers and body are equal for valid, invalid and hostile bytes, with and without keys."""
+    key = deployed.key({"predict", "feedback"}) if auth else ""
+    deployed.deploy(1)
+
+    async def compare() -> list[str]:
+        async with lanes(deployed, auth=auth, max_rows=100) as at:
+            return [name for name in CORPUS if not await alike(at, with_key(CORPUS[name], key))]
+
+    assert asyncio.run(compare()) == []
+
+
+async def alike(at: Lanes, data: bytes, *, split: int = 0) -> bool:
+    fast, slow = await asyncio.gather(send(at.fast, data, split=split), send(at.slow, data))
+    return normal(slow) == normal(fast)
+
+
+def with_key(data: bytes, key: str) -> bytes:
+    header = f"Host: perene\r\nAuthorization: Bearer {key}\r\n".encode()
+    return data.replace(b"Host: perene\r\n", header) if key else data
+
+
+@pytest.mark.parametrize("mode", ["shadow", "ab"])
+def test_trials_are_routed_alike(deployed: Cache, mode: str) -> None:
+    """The same entities get the same version, and shadow answers are logged, in both lanes."""
+    deployed.deploy(1, 2, mode, 0.5)
+    bodies = [request(body=rows(ROW, entity=f"e{n}")) for n in range(20)]
+
+    async def both() -> Path:
+        async with lanes(deployed, auth=False) as at:
+            assert all(await asyncio.gather(*(alike(at, body + body) for body in bodies)))
+            return at.spool.path
+
+    events = stored_events(asyncio.run(both()))
+    assert len(events) == 4 * len(bodies) * (2 if mode == "shadow" else 1)
+
+
+def test_a_request_may_come_byte_by_byte(deployed: Cache) -> None:
+    """How a request is cut into packets changes nothing."""
+    deployed.deploy(1)
+
+    async def both() -> None:
+        async with lanes(deployed, auth=False) as at:
+            data = request() + request(body=rows(ROW, ROW))
+            assert await alike(at, data, split=1)
+
+    asyncio.run(both())
+
+
+def test_the_fast_lane_is_taken(deployed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of all of the above: an ordinary request does not reach the application."""
+    deployed.deploy(1)
+
+    async def alone() -> None:
+        async with lanes(deployed, auth=False) as at:
+            reached: list[str] = []
+            before = HttpToolsProtocol._start_asgi_task
+
+            def note(self: Any, cycle: Any, app: Any) -> None:
+                reached.append(cycle.scope["path"])
+                before(self, cycle, app)
+
+            monkeypatch.setattr(HttpToolsProtocol, "_start_asgi_task", note)
+            assert (await send(at.fast, request())).startswith(b"HTTP/1.1 200")
+            assert reached == []
+            assert (await send(at.fast, request(body=b"{"))).startswith(b"HTTP/1.1 400")
+            assert reached == ["/predict"]
+
+    asyncio.run(alone())
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"POST /predict HT", request()[:-5], b"POST /models HTTP/1.1\r\nContent-Length: 10\r\n\r\nab"],
+    ids=["nothing", "half a head", "half a body", "half a body elsewhere"],
+)
+def test_a_slow_client_is_closed(deployed: Cache, monkeypatch: pytest.MonkeyPatch, beginning: bytes) -> None:
+    """A connection that does not finish its request is closed; one that is idle between requests is not."""
+    deployed.deploy(1)
+    for name in ("HEADER_DEADLINE_S", "BODY_DEADLINE_S"):
+        monkeypatch.setattr(lane, name, 0.3)
+    monkeypatch.setattr(lane, "SWEEP_S", 0.05)
+
+    async def alone() -> None:
+        async with lanes(deployed, auth=False) as at:
+            idle_reader, idle = await asyncio.open_connection("127.0.0.1", at.fast)
+            idle.write(request())
+            assert (await idle_reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.fast)
+            writer.write(beginning)
+            with contextlib.suppress(ConnectionResetError):
+                await asyncio.wait_for(reader.read(), timeout=10)
+            idle.write(request())
+            # the second answer begins where the body of the first one ends
+            await asyncio.wait_for(idle_reader.readuntil(b"HTTP/1.1 200"), timeout=5)
+            for ended in (idle, writer):
+                ended.close()
+                with contextlib.suppress(ConnectionResetError):
+                    await ended.wait_closed()
+
+    asyncio.run(alone())
