@@ -53,6 +53,7 @@ chaos: setup ## kill -9 for longer than CI has time for
 	PERENE_CHAOS=full $(BIN)/python -m pytest tests/chaos tests/acceptance -k "kill or chaos or mutat"
 
 models: setup ## docs/models.md: every family fitted, certified, served and timed
+	scripts/torch $(VENV)
 	PERENE_WRITE_MODELS=1 $(BIN)/python -m pytest -q tests/integration/test_families.py
 
 generate: setup

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import resource
 import signal
@@ -62,13 +63,14 @@ def limit_run(*, seconds: float, memory_mb: int, programs: bool = False) -> None
     To be called after the imports, whose address space and time are not the stranger's.
     """
     limit(memory_mb)
-    cpu = int(time.process_time()) + max(1, round(seconds)) + 1
-    bounds = [(resource.RLIMIT_CPU, cpu), (resource.RLIMIT_FSIZE, 0)]
+    cpu = math.ceil(time.process_time()) + max(1, round(seconds)) + 1
+    # the hard limit of time comes later: at it the kernel kills without saying why
+    bounds = [(resource.RLIMIT_CPU, cpu, cpu + 5), (resource.RLIMIT_FSIZE, 0, 0)]
     if not programs:
         # does not bind root; threads count too
-        bounds.append((resource.RLIMIT_NPROC, 0))
-    for name, value in bounds:
+        bounds.append((resource.RLIMIT_NPROC, 0, 0))
+    for name, soft, hard in bounds:
         # a container may have set a lower one, which stays
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(name, (value, value))
+            resource.setrlimit(name, (soft, hard))
     signal.alarm(max(1, round(seconds)) + 1)

@@ -1,4 +1,4 @@
-"""Versions, aliases and bundles in MLflow. The only module of the platform that imports it.
+"""Versions, aliases and bundles in MLflow: with `registry.mlflow_library` the only module that imports it.
 
 Importing this module costs seconds and 190 MB; the serving process and the worker never do, their children do.
 """
@@ -13,36 +13,27 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-# before the import: MLflow reads it there, and knows `true` but not `1`
-os.environ.setdefault("DO_NOT_TRACK", "true")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# by default a server that is gone costs seven retries, four minutes, and a silent one 16 minutes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+from registry.mlflow_library import pointed, translated, without_retries  # first: its settings are read by MLflow
+
+# isort: split
 
 import mlflow
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from sqlalchemy.exc import SQLAlchemyError
 
 from registry.bundle import MANIFEST, ONNX, Bundle, read_bundle
 from registry.card import summary
 from registry.contract import Column, Contract
-from registry.errors import BundleCorrupt, StoreUnavailable, VersionUnknown
+from registry.errors import BundleCorrupt, VersionUnknown
 from registry.mlflow_facts import content_of, example_of, metrics_of, params_of, read_card, tags_of
 from registry.names import check_name, is_name
 from registry.signing import Signer, sign_bundle
@@ -65,12 +56,12 @@ class Store:
         self._uri = tracking_uri
         self._signer = signer
         self._artifacts = artifact_root.resolve()
-        with _translated():  # a database is looked at already here
+        with translated():  # a database is looked at already here
             self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
     def prepare(self) -> None:
         """Make sure that the store answers, creating and migrating it where needed (16 s on a fresh SQLite file)."""
-        with _translated():
+        with translated():
             self._client.search_experiments(max_results=1)
 
     def register(
@@ -103,7 +94,7 @@ class Store:
         verdict = str(bundle.certificate["verdict"])
         card = read_card(folder)
         marks = {DIGEST_TAG: bundle.digest, CONTENT_TAG: content, VERDICT_TAG: verdict, **tags_of(card), **(tags or {})}
-        with _translated(), self._pointed():
+        with translated(), pointed(self._uri):
             existing = self.find(model, CONTENT_TAG, content)
             if existing is not None:
                 return existing
@@ -124,7 +115,7 @@ class Store:
                     self._client.set_terminated(run, status)
             with contextlib.suppress(MlflowException):  # it exists: creation is how MLflow tells
                 self._client.create_registered_model(model)
-            with _without_retries():
+            with without_retries():
                 made = self._client.create_model_version(
                     model,
                     logged.artifact_location,
@@ -137,7 +128,7 @@ class Store:
 
     def digest(self, model: str, version: int) -> str:
         """The digest of the bundle that `version` was registered with; empty when Perene did not log it."""
-        with _translated():
+        with translated():
             return str(self._client.get_model_version(model, str(version)).tags.get(DIGEST_TAG, ""))
 
     def original(self, model: str, version: int, to: Path) -> Path | None:
@@ -148,7 +139,7 @@ class Store:
         Raises:
             StoreUnavailable: MLflow does not answer, or has no such version.
         """
-        with _translated(), self._pointed():
+        with translated(), pointed(self._uri):
             run = self._client.get_model_version(model, str(version)).run_id
             found = self._client.list_artifacts(run, "original") if run else []
             if not found:
@@ -158,7 +149,7 @@ class Store:
 
     def find(self, model: str, tag: str, value: str) -> int | None:
         """The newest version of `model` that carries `tag` with `value`."""
-        with _translated():
+        with translated():
             found = [int(v.version) for v in self._versions(model) if v.tags.get(tag) == value]
         return max(found, default=None)
 
@@ -172,8 +163,8 @@ class Store:
         """
         to.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _translated(),
-            self._pointed(),
+            translated(),
+            pointed(self._uri),
             tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as scratch,
         ):
             if not any(int(v.version) == version for v in self._versions(model)):
@@ -197,7 +188,7 @@ class Store:
             VersionUnknown: there is no such version.
             StoreUnavailable: MLflow does not answer.
         """
-        with _translated(), self._pointed():
+        with translated(), pointed(self._uri):
             if not any(int(v.version) == version for v in self._versions(model)):
                 raise VersionUnknown(f"model '{model}' has no version {version}", where="version")
             got = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}/{version}", dst_path=str(to))
@@ -207,7 +198,7 @@ class Store:
 
     def set_alias(self, model: str, alias: str, version: int | None) -> None:
         """Point `alias` at `version`, or remove it when `version` is None."""
-        with _translated():
+        with translated():
             if version is not None:
                 self._client.set_registered_model_alias(model, alias, str(version))
             elif alias in self.aliases(model):
@@ -215,7 +206,7 @@ class Store:
 
     def aliases(self, model: str) -> dict[str, int]:
         """Every alias of `model` with its version."""
-        with _translated():
+        with translated():
             found = self._client.get_registered_model(model).aliases
         return {alias: int(version) for alias, version in found.items()}
 
@@ -223,7 +214,7 @@ class Store:
         """Every registered model that has the alias `champion`, with its version."""
         found: dict[str, int] = {}
         token: str | None = None
-        with _translated():
+        with translated():
             while token != "":
                 page = self._client.search_registered_models(max_results=1_000, page_token=token)
                 found |= {m.name: int(m.aliases["champion"]) for m in page if "champion" in m.aliases}
@@ -234,7 +225,7 @@ class Store:
         """Every registered model that can be a model of ours, by name."""
         found: list[str] = []
         token: str | None = None
-        with _translated():
+        with translated():
             while token != "":
                 page = self._client.search_registered_models(max_results=1_000, page_token=token)
                 found += [m.name for m in page if is_name(m.name)]
@@ -243,16 +234,9 @@ class Store:
 
     def versions(self, model: str) -> list[dict[str, Any]]:
         """Version number, tags and creation time (ms) of every version, newest first."""
-        with _translated():
+        with translated():
             found = sorted(self._versions(model), key=lambda v: -int(v.version))
         return [{"version": int(v.version), "tags": dict(v.tags), "created_ms": v.creation_timestamp} for v in found]
-
-    def log_files(self, model: str, folder: Path, tags: Mapping[str, str]) -> None:
-        """Keep a folder (a drift report, say) as artifacts of a run of its own."""
-        with _translated(), self._pointed():
-            run = self._client.create_run(self._experiment(model), tags=dict(tags)).info.run_id
-            self._client.log_artifacts(run, str(folder), "report")
-            self._client.set_terminated(run)
 
     def _versions(self, model: str) -> list[MlflowVersion]:
         return list(self._client.search_model_versions(f"name = '{check_name(model)}'", max_results=10_000))
@@ -335,24 +319,6 @@ class Store:
             self._client.delete_model_version(model, str(made))
         return min(first, made)
 
-    @contextmanager
-    def _pointed(self) -> Iterator[None]:
-        """MLflow's module functions at this store, and afterwards where the caller had them."""
-        # what was unset is unset again, which None does though its annotation does not say so
-        before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
-        registry = mlflow.get_registry_uri()
-        mlflow.set_tracking_uri(self._uri)
-        # it follows the tracking URI unless somebody set it, and setting it would end that
-        own = mlflow.get_registry_uri() != self._uri
-        try:
-            if own:
-                mlflow.set_registry_uri(self._uri)
-            yield
-        finally:
-            mlflow.set_tracking_uri(before)
-            if own:
-                mlflow.set_registry_uri(registry)
-
 
 def _signature(contract: Contract) -> ModelSignature:
     inputs = Schema([ColSpec(_type(c), c.name, required=not c.nullable) for c in contract.columns])
@@ -369,29 +335,3 @@ def _signature(contract: Contract) -> ModelSignature:
 def _type(column: Column) -> DataType:
     # MLflow's integers and booleans know no null
     return DataType.double if column.nullable and column.dtype in ("int", "bool") else _TYPES[column.dtype]
-
-
-@contextmanager
-def _without_retries() -> Iterator[None]:
-    """For the one call that must not happen twice: its answer may be lost on the way."""
-    retries: Any = MLFLOW_HTTP_REQUEST_MAX_RETRIES
-    before = retries.get()
-    try:
-        retries.set(0)
-        yield
-    finally:
-        retries.set(before)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    # requests' errors are OSErrors, and so is a full or locked disk
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = error.error_code if isinstance(error, MlflowException) else type(error).__name__
-        raise StoreUnavailable(
-            f"MLflow refused or does not answer: {reason}",
-            where="mlflow",
-            hint="perene doctor checks the store; the call can be repeated",
-        ) from error

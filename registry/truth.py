@@ -67,6 +67,8 @@ def _classes(output: Output, labels: npt.NDArray[Any], of: str) -> npt.NDArray[A
     nulls = int(np.asarray(pd.isna(labels)).sum())
     if nulls:
         raise ContractViolation(f"{of} holds {nulls} nulls", where=of, hint="drop the rows whose label is unknown")
+    if labels.dtype == bool and output.classes == (0, 1) and not isinstance(output.classes[0], bool):
+        labels = labels.astype(np.int64)  # libraries that number the classes themselves keep no booleans
     unknown = int((class_index(output, labels) < 0).sum())
     if unknown:
         raise ContractViolation(

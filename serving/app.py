@@ -35,7 +35,7 @@ from serving.meters import Meters
 from serving.models import Loader, Model, Table
 from serving.native import Lanes, NativeEngine
 from serving.settings import ServingSettings
-from serving.state import read_state, stamp
+from serving.state import parse_state, state_bytes
 
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 
@@ -57,7 +57,7 @@ class Service:
         self._cache = cache
         self._loader = Loader(cache, settings, spool, metrics)
         self._keys = Keys(())
-        self._stamp = 0
+        self._taken = b""
         self._behind: dict[str, float] = {}
 
     async def follow(self) -> None:
@@ -71,19 +71,19 @@ class Service:
 
     async def refresh(self) -> None:
         """Take in the newest hand-over, if there is one."""
-        now = stamp(self._cache)
+        handed = state_bytes(self._cache)
         stats = self.spool.stats()
         self.metrics.spool_bytes.set(stats.bytes)
         for name, since in self._behind.items():
             self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, time.time() - since))
-        if now in (0, self._stamp):
+        if handed == self._taken:
             return
-        state = read_state(self._cache)
+        state = parse_state(handed)
         if state is None:
             return
         self._keys = Keys(state.keys)
         self.table = await asyncio.to_thread(self._loader.build, state, self.table)
-        self._stamp = now
+        self._taken = handed
         # the puller tries again and hands over again: the lag counts from the first time
         self._behind = {f.model: self._behind.get(f.model, time.time()) for f in self.table.failures}
         for name in self.table.models.keys() - self._behind.keys():

@@ -64,9 +64,25 @@ class State(msgspec.Struct, frozen=True):
 
 def read_state(cache: Path) -> State | None:
     """The state last handed over; None before the first one, or when the file is damaged."""
+    return parse_state(state_bytes(cache))
+
+
+def state_bytes(cache: Path) -> bytes:
+    """The hand-over as it lies there, empty before the first one; equal bytes are an equal state.
+
+    It is a few kilobytes: reading it is as cheap as asking for a time stamp, which may stand still.
+    """
     try:
-        return msgspec.json.decode((cache / FILE).read_bytes(), type=State)
-    except (OSError, msgspec.DecodeError):
+        return (cache / FILE).read_bytes()
+    except OSError:
+        return b""
+
+
+def parse_state(data: bytes) -> State | None:
+    """The state in these bytes; None when they are damaged."""
+    try:
+        return msgspec.json.decode(data, type=State)
+    except msgspec.DecodeError:
         return None
 
 
@@ -79,12 +95,3 @@ def write_state(cache: Path, state: State) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, cache / FILE)
-
-
-def stamp(cache: Path) -> int:
-    """Changes whenever the state is replaced; 0 while there is none."""
-    try:
-        found = (cache / FILE).stat()
-    except OSError:
-        return 0
-    return found.st_mtime_ns ^ found.st_ino

@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto
 
 from registry.contract import Contract
 from registry.graphs.allowed import IR_VERSIONS, MAIN, MICROSOFT, OPERATORS, OPSETS, domain_of
+from registry.graphs.divisions import check_division
 from registry.graphs.operators import CHECKS
 from registry.graphs.read import Array, Attributes, refused, shown, tensor, title
 from registry.graphs.sizes import check_sizes
@@ -65,8 +66,10 @@ def check_graph(data: bytes, contract: Contract) -> onnx.ModelProto:
     by_value = set(known)
     known |= constants.keys()
     widths = {"numbers": len(contract.numbers), "strings": len(contract.strings)}
+    whole: set[str] = set()
     for node in graph.node:
-        _check_node(node, opsets, known, constants, widths)
+        attributes = _check_node(node, opsets, known, constants, widths)
+        check_division(node, attributes, constants, whole)
         check_sizes(node, constants, by_value)
     _check_outputs(graph.output, contract, {name for node in graph.node for name in node.output})
     return model
@@ -94,7 +97,7 @@ def _range(numbers: range) -> str:
 
 def _check_node(
     node: NodeProto, opsets: dict[str, int], known: set[str], constants: dict[str, Array], widths: dict[str, int]
-) -> None:
+) -> Attributes:
     """One node: as its schema says, with lists that fit. Adds what it makes to the three tables."""
     domain = domain_of(node.domain)
     if domain not in opsets:
@@ -121,6 +124,7 @@ def _check_node(
         attributes.require(indices.size > 0 and bool((indices >= 0).all()), "it takes a column that cannot be")
     if node.op_type == "Constant":
         constants[node.output[0]] = attributes.constant()
+    return attributes
 
 
 def _check_schema(node: NodeProto, domain: str, version: int) -> set[int]:

@@ -127,6 +127,11 @@ class Attributes:
         value = self._of.get(name, ())
         return int(np.size(value)) if isinstance(value, np.ndarray) else len(value)
 
+    def kind(self, name: str) -> str:
+        """The kind of numpy's type of a tensor's elements; empty where there is none."""
+        value = self._of.get(name)
+        return value.dtype.kind if isinstance(value, np.ndarray) else ""
+
     def texts(self, name: str) -> list[str]:
         """A list of texts."""
         values = self._of.get(name, ())

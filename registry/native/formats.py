@@ -54,6 +54,7 @@ def dump(estimator: Any, *, allow_pickle: bool = False) -> tuple[str, bytes]:
         raise ConversionRefused(
             f"a {package}.{name} has no native form", hint="log an estimator with predict, or let it run as ONNX"
         )
+    _check_reads_no_files(estimator)
     refused = "it cannot be written without a pickle"
     try:
         from skops.io import dumps
@@ -183,7 +184,26 @@ def _load_skops(_contract: Contract, data: bytes) -> Any:
     trusted, refused = refused_types(data)
     if refused:
         raise ConversionRefused(f"it holds types that are not trusted: {', '.join(refused[:5])}", where="model.skops")
-    return loads(data, trusted=trusted)
+    made = loads(data, trusted=trusted)
+    _check_reads_no_files(made)
+    return made
+
+
+def _check_reads_no_files(estimator: Any) -> None:
+    """Refuse an estimator of texts whose texts are names of files: a request would choose what it reads.
+
+    Raises:
+        ConversionRefused: naming the step.
+    """
+    from registry.parts import parts
+
+    for part in parts(estimator):
+        if getattr(part, "input", "content") in ("filename", "file"):
+            raise ConversionRefused(
+                f"the {type(part).__name__} reads files that a request would name",
+                expected="input='content'",
+                hint="read the files before, and fit on their text",
+            )
 
 
 def _pickled(estimator: Any) -> bytes:

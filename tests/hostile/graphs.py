@@ -59,6 +59,23 @@ def _sized_by_request() -> onnx.ModelProto:
     return _with(nodes, [_whole(-1, name="flat")])
 
 
+def _divided(operator: str, *, by: int | None) -> onnx.ModelProto:
+    """An integer out of a request, divided by a constant, or by another one where there is none."""
+    nodes = [
+        helper.make_node("Cast", ["numbers"], ["whole"], to=TensorProto.INT64),
+        helper.make_node(operator, ["whole", "whole" if by is None else "by"], ["shares"]),
+        helper.make_node("Cast", ["shares"], ["many"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["many", "first"], ["prediction"], axis=1),
+    ]
+    return _with(nodes, [_whole(0, name="first"), *([] if by is None else [_whole(by, name="by")])])
+
+
+_DIVISIONS: Table = [
+    ("integers by -1 (a signal in ONNX Runtime 1.31)", "may be negative", lambda: _divided("Div", by=-1)),
+    ("the rest of integers by -1 (likewise)", "may be negative", lambda: _divided("Mod", by=-1)),
+    ("integers by those of a request", "may be negative", lambda: _divided("Div", by=None)),
+]
+
 _SIZES: Table = [
     ("40 GB by Expand", "would make more", lambda: _made("Expand", _whole(10_000_000_000, 1))),
     (
@@ -249,6 +266,7 @@ GRAPHS: list[HostileGraph] = [
         (NODES, _NUMBER),
         (TEXTS, _TEXT),
         (_SIZES, _NUMBER),
+        (_DIVISIONS, _NUMBER),
         (_TENSORS, _NUMBER),
         (_MODELS, _NUMBER),
     )
@@ -274,6 +292,21 @@ def _doubling() -> onnx.ModelProto:
     nodes += [helper.make_node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=1) for i in range(40)]
     nodes += [helper.make_node("ReduceSum", ["c40", "axis"], ["prediction"], keepdims=1)]
     return _with(nodes, [_whole(1, name="axis")])
+
+
+def cubic() -> onnx.ModelProto:
+    """The first number, by way of the products of all triples of rows: right answers, and memory for N^3."""
+    nodes = [
+        helper.make_node("Gather", ["numbers", "first"], ["one"], axis=1),
+        helper.make_node("Transpose", ["one"], ["across"]),
+        helper.make_node("Mul", ["one", "across"], ["pairs"]),
+        helper.make_node("Unsqueeze", ["pairs", "last"], ["deep"]),
+        helper.make_node("Mul", ["deep", "across"], ["triples"]),
+        helper.make_node("ReduceMax", ["triples"], ["most"], keepdims=0),
+        helper.make_node("Sub", ["most", "most"], ["nothing"]),
+        helper.make_node("Add", ["one", "nothing"], ["prediction"]),
+    ]
+    return _with(nodes, [_whole(0, name="first"), _whole(2, name="last")])
 
 
 def _not_a_number() -> onnx.ModelProto:

@@ -25,7 +25,7 @@ from registry.sandbox import check_in_child
 from tests.hostile import shared_models, sound
 from tests.hostile.files import FILES, HostileFile, canary_of
 from tests.hostile.forks import ROOT, Forks
-from tests.hostile.graphs import GRAPHS, RUNS, HostileGraph
+from tests.hostile.graphs import GRAPHS, RUNS, HostileGraph, cubic
 
 SOUND: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[int, ...], int]] = {
     "trees": (sound.trees, (), 0),
@@ -109,6 +109,14 @@ def test_what_only_a_run_shows_is_refused_by_the_child(case: HostileGraph, tmp_p
     seal(folder)
     with pytest.raises(BundleCorrupt, match=case.reason):
         check_in_child(folder, seconds=1.0, memory_mb=512)
+
+
+def test_memory_that_grows_faster_than_the_rows_is_refused(tmp_path: Path) -> None:
+    """64 golden rows are answered rightly and in 2 MB; a request of a thousand would take 8 GB."""
+    folder = sound.write_bundle(tmp_path / "b", cubic(), sound.contract())
+    check_graph((folder / "model.onnx").read_bytes(), sound.contract())
+    with pytest.raises(BundleCorrupt, match=r"does not run|cannot be checked"):
+        check_in_child(folder, memory_mb=1024)
 
 
 @pytest.mark.parametrize("name", ["a pickle named .onnx", "a flipped bit", "truncated golden rows", "a pipe"])

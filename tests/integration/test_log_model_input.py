@@ -190,6 +190,14 @@ MINUTES = np.random.default_rng(1).gamma(2.0, 30.0, ROWS)
 LATE = (MINUTES > 60).astype(int)
 
 
+def test_booleans_are_labels_of_a_classifier_that_numbers_its_classes() -> None:
+    """XGBoost is fitted on booleans and knows 0 and 1; a classifier of booleans keeps them."""
+    y = np.array([True, False, True])
+    numbered = checked_labels(Output("classification", (0, 1)), y, 3)
+    kept = checked_labels(Output("classification", (False, True)), y, 3)
+    assert (np.asarray(numbered).tolist(), np.asarray(kept).tolist()) == ([1, 0, 1], [True, False, True])
+
+
 @pytest.mark.parametrize(
     ("column", "labels", "output"),
     [

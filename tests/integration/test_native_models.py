@@ -49,6 +49,17 @@ def native(estimator: Any, frame: pd.DataFrame) -> Converted:
     return convert(estimator, infer_contract(estimator, frame, "toy"), frame, runtime="native")
 
 
+def test_a_model_whose_texts_are_names_of_files_has_no_native_form() -> None:
+    """Whoever asks it would choose which of the server's files it reads; a file made elsewhere does not load either."""
+    from skops.io import dumps
+
+    reader = make_pipeline(HashingVectorizer(n_features=32, input="filename"), Ridge())
+    with pytest.raises(ConversionRefused, match="reads files"):
+        dump(reader, allow_pickle=True)
+    with pytest.raises(ConversionRefused, match="reads files"), opened(CONTRACT, "model.skops", dumps(reader)):
+        pass
+
+
 def test_what_onnx_cannot_express_is_served_by_the_original(tmp_path: Path) -> None:
     """`runtime="auto"` ends at the native runtime with an exact certificate, and MLflow's loader answers alike."""
     estimator, frame, target = hashed()

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import create_engine, insert
 
 from registry.errors import LeaseLost, LedgerConflict, ModelUnknown, NameInvalid
 from registry.keys import digest, new_key
 from registry.ledger import LEADER, Ledger
+from registry.ledger.rows import iso, utc_now
+from registry.ledger.tables import deployments
 
 
 @pytest.fixture
@@ -147,6 +150,23 @@ def test_state_is_replaced(ledger: Ledger) -> None:
     ledger.save_state("x", b"1")
     ledger.save_state("x", b"\x00\xff")
     assert ledger.load_state("x") == b"\x00\xff"
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+def test_a_move_that_commits_late_is_noticed(ledger_url: str) -> None:
+    """PostgreSQL gives out ids before it commits: a later move of another model must not hide the earlier one."""
+    ledger = Ledger.open(ledger_url)
+    engine = create_engine(ledger_url)
+    fields = {"champion": 1, "weight": 0.0, "salt": "", "actor": "me", "reason": "test", "at": iso(utc_now())}
+    with engine.connect() as late:
+        late.execute(insert(deployments).values(model="slow", revision=1, previous="", hash="", **fields))
+        ledger.move("quick", expected_revision=0, champion=1, actor="me", reason="test")
+        before = ledger.revision()
+        late.commit()
+    engine.dispose()
+    assert ledger.deployments().keys() == {"quick", "slow"}
+    assert ledger.revision() > before
+    ledger.close()
 
 
 def test_keys_are_stored_as_digests_and_revoked_by_a_row(ledger: Ledger) -> None:
