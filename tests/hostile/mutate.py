@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
-from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.descriptor import FieldDescriptor
 
 from registry.graphs.allowed import OPERATORS
 
