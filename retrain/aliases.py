@@ -28,6 +28,9 @@ __all__ = ["AliasWatch"]
 LEASE_LOST = 75
 """Exit status of a child whose leader was replaced (EX_TEMPFAIL)."""
 LIMIT_S = 120.0
+SETTLE_S = 8.0
+"""Less than the supervisor waits before it kills."""
+SETTLE_POLL_S = 0.05
 
 
 @dataclass
@@ -86,6 +89,14 @@ class AliasWatch:
     def idle(self) -> bool:
         """Whether no child is at work, and what the last one left is what MLflow still says."""
         return self._child is None and self._seen is not None
+
+    def settle(self, revision: int, *, token: int, seconds: float) -> None:
+        """Tell MLflow of the last moves before the worker ends, for at most `seconds`."""
+        end = self.clock() + seconds
+        # a watch that never looked leaves the first look to the next worker
+        while self.revision >= 0 and (self._child is not None or self.revision != revision) and self.clock() < end:
+            self.tend(revision, token=token, quiet=True)
+            time.sleep(SETTLE_POLL_S)
 
     def stop(self) -> None:
         """Kill the child; what it left undone the next one does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -21,7 +22,7 @@ from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
 from registry.ledger import Deployment, Ledger
 from retrain import occasion
-from retrain.aliases import AliasWatch
+from retrain.aliases import SETTLE_S, AliasWatch
 from retrain.child import Spec
 from retrain.gauges import Gauges
 from retrain.leader import Leader
@@ -263,9 +264,16 @@ class Worker:
         self._stopping = True
 
     def close(self) -> None:
-        """Kill children (their runs are resumed later), give the lease back, close the ledger."""
+        """Kill children (their runs are resumed later), give the lease back, close the ledger.
+
+        MLflow is told of the last move first: whoever reads its aliases next need not wait for another worker.
+        """
         self.runs.stop()
         self.reports.stop()
+        token = self.leader.token
+        if token is not None:
+            with contextlib.suppress(PereneError):  # a store that is away: the next worker tells
+                self.aliases.settle(self.ledger.revision(), token=token, seconds=SETTLE_S)
         self.aliases.stop()
         self.leader.release()
         self.ledger.close()

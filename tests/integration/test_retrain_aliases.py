@@ -233,6 +233,20 @@ def test_the_worker_s_watch_takes_in_what_a_person_moved(shelf: Shelf, ledger: L
     watch.stop()
 
 
+def test_a_worker_that_ends_tells_of_the_last_move_first(shelf: Shelf, ledger: Ledger, home: Path) -> None:
+    """A row written in the last moment, even while a child tells of the one before it, reaches MLflow."""
+    one, two = shelf.add(100), shelf.add(200)
+    ledger.move(MODEL, expected_revision=0, champion=one, actor="ann", reason="by ann")
+    token = ledger.acquire(LEADER, "a", 600.0)
+    assert token is not None
+    watch = AliasWatch(Places(home), LedgerPolicy())
+    watch.tend(ledger.revision(), token=token, quiet=True)
+    ledger.move(MODEL, expected_revision=1, champion=two, actor="ann", reason="by ann")
+    watch.settle(ledger.revision(), token=token, seconds=120.0)
+    assert aliased(plain(home)) == two
+    watch.stop()
+
+
 def aliased(client: MlflowClient) -> int | None:
     found = client.get_registered_model(MODEL).aliases.get("champion")
     return int(found) if found is not None else None
