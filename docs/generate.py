@@ -23,7 +23,7 @@ from perene.config import Settings
 from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
 from retrain.settings import RetrainSettings
-from serving.settings import ServingSettings
+from serving.settings import GpuSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
 
 ROOT: Final = Path(__file__).parent / "reference"
 MARK: Final = re.compile(r"(<!-- made: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -92,6 +92,10 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "policy settings": lambda: settings_table(LedgerPolicy),
     "signing settings": lambda: settings_table(SigningSettings),
     "serving settings": lambda: settings_table(ServingSettings),
+    "limit settings": lambda: settings_table(LimitSettings),
+    "queue settings": lambda: settings_table(QueueSettings),
+    "gpu settings": lambda: settings_table(GpuSettings),
+    "web settings": lambda: settings_table(WebSettings),
     "monitoring settings": lambda: settings_table(MonitoringSettings),
     "retrain settings": lambda: settings_table(RetrainSettings),
 }
@@ -131,7 +135,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, timedelta):
         return f"`{value.days}d`"
     if isinstance(value, tuple):
-        return "`" + ", ".join(value) + "`"
+        return f"`{', '.join(map(str, value))}`" if value else "none"
     return {"None": "none", "": "empty", "True": "`true`", "False": "`false`"}.get(str(value), f"`{value}`")
 
 

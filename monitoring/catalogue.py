@@ -85,8 +85,33 @@ STAGE_DURATION = _serving(
     ("model", "stage"), "seconds", LATENCY_BUCKETS)  # fmt: skip
 REQUESTS_IN_PROGRESS = _serving("requests_in_progress", "gauge", "Requests being answered now")
 REJECTED = _serving(
-    "rejected_total", "counter", "Failures of a candidate (candidate_failed: the champion answered; shadow_failed)",
-    ("reason",), starts=(("candidate_failed",), ("shadow_failed",)))  # fmt: skip
+    "rejected_total", "counter",
+    "Requests refused to protect the others (queue_full, deadline, rate, concurrency, quota), and failures of a "
+    "candidate (candidate_failed: the champion answered; shadow_failed)", ("reason",),
+    starts=(("candidate_failed",), ("shadow_failed",), ("queue_full",), ("deadline",), ("rate",), ("concurrency",),
+            ("quota",)))  # fmt: skip
+QUEUE_DEPTH = _serving("queue_depth", "gauge", "Requests waiting for the engine", ("model",))
+BATCH_ROWS = _serving(
+    "batch_rows", "histogram", "Rows of one run of the engine", ("model",),
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 10_000))  # fmt: skip
+BATCH_RELEASED = _serving(
+    "batch_released_total", "counter", "Runs of the engine by what released them (idle: nothing else waited; full)",
+    ("reason",), starts=(("idle",), ("full",)))  # fmt: skip
+COLD_STARTS = _serving("cold_starts_total", "counter", "Models loaded because a request asked for them", ("model",))
+FALLBACKS = _serving(
+    "fallbacks_total", "counter", "Answers or versions that fell back (candidate: to the champion; gpu: to the CPU)",
+    ("model", "kind"))  # fmt: skip
+CACHE = _serving("response_cache_total", "counter", "Answers looked for in the response cache", ("model", "result"))
+COERCED = _serving("coerced_total", "counter", "Values that were widened to the type of their column", ("model",))
+SESSION_MEMORY = _serving(
+    "session_memory_bytes", "gauge", "Memory that the loaded graphs took", ("device",), "bytes")  # fmt: skip
+GPU_UTILIZATION = _serving("gpu_utilization_ratio", "gauge", "Share of time in which the GPU worked", ("gpu",), "ratio")
+GPU_MEMORY = _serving("gpu_memory_bytes", "gauge", "Memory in use on the GPU", ("gpu",), "bytes")
+KEY_REQUESTS = _serving("key_requests_total", "counter", "Answered predictions of one key", ("key",))
+KEY_ROWS = _serving("key_rows_total", "counter", "Rows predicted for one key", ("key",))
+COST = _serving("cost_seconds_total", "counter", "Time spent on the predictions of one key", ("key",))
+WORKERS = _serving("workers", "gauge", "Processes that answer")
+WORKER_RESTARTS = _serving("worker_restarts_total", "counter", "Processes that ended and were started again")
 ROWS = _serving("rows_total", "counter", "Rows predicted", ("model",))
 VALIDATION_ERRORS = _serving("validation_errors_total", "counter", "Bodies refused, by error code", ("kind",))
 MODEL_LOADED = _serving(
@@ -114,7 +139,8 @@ BUILD_INFO = _serving("build_info", "gauge", "1, labelled with the version of pe
 SERVE: tuple[Metric, ...] = (
     REQUESTS, REQUEST_DURATION, STAGE_DURATION, REQUESTS_IN_PROGRESS, REJECTED, ROWS, VALIDATION_ERRORS, MODEL_LOADED,
     MODEL_LOAD_DURATION, MODEL_LOAD_FAILURES, ALIAS_LAG, EVENTS, EVENTS_LOST, SPOOL_BYTES, FEEDBACK,
-    SHADOW_DISAGREEMENTS, BUILD_INFO,
+    SHADOW_DISAGREEMENTS, BUILD_INFO, QUEUE_DEPTH, BATCH_ROWS, BATCH_RELEASED, COLD_STARTS, FALLBACKS, CACHE, COERCED,
+    SESSION_MEMORY, GPU_UTILIZATION, GPU_MEMORY, KEY_REQUESTS, KEY_ROWS, COST, WORKERS, WORKER_RESTARTS,
 )  # fmt: skip
 
 # --- worker process: monitoring ---------------------------------------------------------------------------

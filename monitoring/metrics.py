@@ -55,6 +55,21 @@ class ServeMetrics:
         self.feedback_total = _counter(c.FEEDBACK, registry)
         self.shadow_disagreements_total = _counter(c.SHADOW_DISAGREEMENTS, registry)
         self.build_info = _gauge(c.BUILD_INFO, registry)
+        self.queue_depth = _gauge(c.QUEUE_DEPTH, registry)
+        self.batch_rows = _histogram(c.BATCH_ROWS, registry)
+        self.batch_released_total = _counter(c.BATCH_RELEASED, registry)
+        self.cold_starts_total = _counter(c.COLD_STARTS, registry)
+        self.fallbacks_total = _counter(c.FALLBACKS, registry)
+        self.response_cache_total = _counter(c.CACHE, registry)
+        self.coerced_total = _counter(c.COERCED, registry)
+        self.session_memory_bytes = _gauge(c.SESSION_MEMORY, registry)
+        self.gpu_utilization_ratio = _gauge(c.GPU_UTILIZATION, registry)
+        self.gpu_memory_bytes = _gauge(c.GPU_MEMORY, registry)
+        self.key_requests_total = _counter(c.KEY_REQUESTS, registry)
+        self.key_rows_total = _counter(c.KEY_ROWS, registry)
+        self.cost_seconds_total = _counter(c.COST, registry)
+        self.workers = _gauge(c.WORKERS, registry)
+        self.worker_restarts_total = _counter(c.WORKER_RESTARTS, registry)
 
 
 class WorkerMetrics:

@@ -18,7 +18,7 @@ from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
 from retrain.places import Places
 from retrain.settings import RetrainSettings, WatchSettings
-from serving.settings import ServingSettings
+from serving.settings import GpuSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
 
 FILE = "perene.toml"
 
@@ -106,6 +106,10 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "signing": SigningSettings,
         "retrain": RetrainSettings,
         "monitoring": MonitoringSettings,
+        "limits": LimitSettings,
+        "queue": QueueSettings,
+        "gpu": GpuSettings,
+        "web": WebSettings,
     }
     for part in location[:-1]:
         kind = WatchSettings if kind is Settings and part == "models" else tables.get(str(part), kind)

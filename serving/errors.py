@@ -52,6 +52,38 @@ class NotReady(PereneError):
     code = "not_ready"
 
 
+class Limited(PereneError):
+    """A key has used what it may use for now: its rate, its requests at once or its day's quota."""
+
+    code = "rate_limited"
+    retry_after_s: float = 1.0
+
+
+class Overloaded(PereneError):
+    """More requests wait for the engine than it can answer in time."""
+
+    code = "overloaded"
+    retry_after_s: float = 1.0
+
+
+class DeadlineExceeded(PereneError):
+    """The request waited longer than it may."""
+
+    code = "deadline_exceeded"
+
+
+class IdempotencyConflict(PereneError):
+    """The idempotency key came before, with another request."""
+
+    code = "idempotency_conflict"
+
+
+class HostNotAllowed(PereneError):
+    """The Host or Origin of the request is none that is served here."""
+
+    code = "host_not_allowed"
+
+
 class OutputNotFinite(PereneError):
     """The model's answer to valid input is not a finite number."""
 
@@ -70,10 +102,15 @@ _STATUS: Final[tuple[tuple[type[PereneError], int], ...]] = (
     (NotAllowed, 403),
     (ModelUnknown, 404),
     (VersionUnknown, 404),
+    (IdempotencyConflict, 409),
     (TooLarge, 413),
     (WrongMediaType, 415),
     (ContractViolation, 422),
+    (HostNotAllowed, 421),
+    (Limited, 429),
     (NotReady, 503),
+    (Overloaded, 503),
+    (DeadlineExceeded, 504),
     (StoreUnavailable, 503),
     (BundleCorrupt, 500),
     (OutputNotFinite, 500),

@@ -7,6 +7,49 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class LimitSettings(BaseModel):
+    """The `[serving.limits]` table: what every key may ask for that has no limits of its own; nothing is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests_per_second: float | None = Field(None, gt=0, description="requests of one key, on average over a second")
+    rows_per_second: float | None = Field(None, gt=0, description="rows of one key, on average over a second")
+    concurrent: int | None = Field(None, ge=1, description="requests of one key being answered at once")
+    rows_per_day: int | None = Field(None, ge=1, description="rows of one key in a day of UTC")
+    redis: str = Field("", description="URL of a Redis that several machines count in; empty: this machine counts")
+
+
+class QueueSettings(BaseModel):
+    """The `[serving.queue]` table: how long a request may wait for the engine, and what goes together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float = Field(0.1, gt=0, description="what would wait longer is refused at once with 503")
+    max_requests: int = Field(1_024, ge=1, description="requests of one model that may wait at once")
+    max_batch_rows: int = Field(256, ge=1, description="rows of several requests that one run of the engine takes")
+
+
+class GpuSettings(BaseModel):
+    """The `[serving.gpu]` table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory_bytes: int | None = Field(None, ge=1 << 20, description="most memory ONNX Runtime may take on the GPU")
+    tensorrt: bool = Field(default=False, description="try TensorRT before CUDA, where it is installed")
+    buckets: tuple[int, ...] = Field(
+        (1, 8, 64, 256), description="rows that batches on the GPU are filled up to, so that shapes repeat"
+    )
+
+
+class WebSettings(BaseModel):
+    """The `[serving.web]` table: who may call by which name, and from which pages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    allowed_hosts: tuple[str, ...] = Field((), description="names that a Host header may give; needed beyond loopback")
+    allowed_origins: tuple[str, ...] = Field((), description="origins whose pages may call (CORS); none by default")
+
+
 class ServingSettings(BaseModel):
     """The `[serving]` table."""
 
@@ -24,6 +67,23 @@ class ServingSettings(BaseModel):
         default=False, description="run native models kept as pickles, which can do what this server's user can"
     )
     native_seconds: float = Field(10.0, gt=0, description="time a native model has for one request")
+    workers: int = Field(1, ge=1, le=64, description="processes that answer on the port, each with a spool of its own")
+    threads: int = Field(1, ge=1, le=256, description="threads of one run of the engine; one is right for small models")
+    max_models: int | None = Field(
+        None, ge=1, description="models in memory at once; the one not asked for longest is loaded again when asked for"
+    )
+    decoding: Literal["strict", "coerce"] = Field(
+        "strict", description="`coerce` takes values that widen safely to their column's type, and counts them"
+    )
+    cache_rows: int = Field(0, ge=0, description="answers of single rows kept for each version; 0 keeps none")
+    request_log: bool = Field(default=True, description="write a line of JSON for each request")
+    tracing: bool = Field(
+        default=False, description="send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says"
+    )
+    limits: LimitSettings = Field(LimitSettings(), description="the table `[serving.limits]`")
+    queue: QueueSettings = Field(QueueSettings(), description="the table `[serving.queue]`")
+    gpu: GpuSettings = Field(GpuSettings(), description="the table `[serving.gpu]`")
+    web: WebSettings = Field(WebSettings(), description="the table `[serving.web]`")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     max_rows: int = Field(10_000, ge=1, description="rows in one request")
     poll_seconds: float = Field(0.1, gt=0, description="how often the hand-over from the puller is looked at")
