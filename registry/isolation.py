@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +23,6 @@ _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
-_CREATE_RULESET: Final = 444
-_ADD_RULE: Final = 445
-_RESTRICT_SELF: Final = 446
 _SYSTEM_CALLS: Final = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 """Architecture to its number in audit records and that of socket(2); io_uring_setup(2) is 425 on both."""
 KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH")
@@ -52,36 +52,6 @@ def cut_network() -> bool:
     return _refuse_sockets(libc) or apart
 
 
-def write_only_within(folder: Path) -> bool:
-    """Give up writing, making and removing files outside of `folder`, for this process and all it starts (Landlock).
-
-    Returns whether that worked: it needs Linux 5.13. Call it before threads start.
-    """
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
-    if version < 1:
-        return False
-    to_a_file = 1 << 1 | (1 << 14 if version >= 3 else 0)  # write, truncate
-    changes = to_a_file | sum(1 << bit for bit in range(4, 13)) | (1 << 13 if version >= 2 else 0)
-    rights = struct.pack("=Q", changes)
-    rules = libc.syscall(_CREATE_RULESET, rights, ctypes.c_size_t(len(rights)), 0)
-    if rules < 0:
-        return False
-    try:
-        for path, allowed in ((folder, changes), (Path(os.devnull), to_a_file)):
-            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            try:
-                libc.syscall(_ADD_RULE, rules, 1, struct.pack("=Qi", allowed, place), 0)
-            finally:
-                os.close(place)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        return bool(libc.syscall(_RESTRICT_SELF, rules, 0) == 0)
-    finally:
-        os.close(rules)
-
-
 def limit(memory_mb: int) -> None:
     """Bound the address space to what is used now and `memory_mb` more; leave no core dump; be nice."""
     statm = Path("/proc/self/statm")
@@ -93,6 +63,25 @@ def limit(memory_mb: int) -> None:
         resource.setrlimit(kind, (value, value))
     with contextlib.suppress(OSError):
         os.nice(5)
+
+
+def limit_run(*, seconds: float, memory_mb: int, programs: bool = False) -> None:
+    """Bound memory and time from now on; forbid to write to files, to leave a core, and (unless allowed) programs.
+
+    To be called after the imports, whose address space and time are not the stranger's.
+    """
+    limit(memory_mb)
+    cpu = math.ceil(time.process_time()) + max(1, round(seconds)) + 1
+    # the hard limit of time comes later: at it the kernel kills without saying why
+    bounds = [(resource.RLIMIT_CPU, cpu, cpu + 5), (resource.RLIMIT_FSIZE, 0, 0)]
+    if not programs:
+        # does not bind root; threads count too
+        bounds.append((resource.RLIMIT_NPROC, 0, 0))
+    for name, soft, hard in bounds:
+        # a container may have set a lower one, which stays
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(name, (soft, hard))
+    signal.alarm(max(1, round(seconds)) + 1)
 
 
 def _refuse_sockets(libc: ctypes.CDLL) -> bool:

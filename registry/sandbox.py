@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from registry.child import die_with_parent
-from registry.confinement import give_up_files, limit_run
 from registry.errors import BundleCorrupt, PereneError
-from registry.isolation import cut_network, environment
+from registry.isolation import cut_network, environment, limit_run
+from registry.landlock import give_up
 
 if TYPE_CHECKING:
     from registry.bundle import Bundle
@@ -151,7 +151,7 @@ def _main(folder: str, parent: str, seconds: str, memory_mb: str, allow_pickle: 
     os.dup2(2, 1)
     programs = _native(Path(folder))
     cut_network()
-    give_up_files(programs=programs)
+    give_up(programs=not programs, others=True)
     _import()
     os.write(pipe, _READY)
     limit_run(seconds=float(seconds), memory_mb=int(memory_mb), programs=programs)

@@ -12,7 +12,8 @@ from typing import Any
 
 from registry.child import die_with_parent
 from registry.errors import NotAllowed, PereneError
-from registry.isolation import cut_network, limit, write_only_within
+from registry.isolation import cut_network, limit
+from registry.landlock import give_up
 
 
 def main(folder: Path, parent: int, memory_mb: int, *, need_isolation: bool) -> None:
@@ -27,7 +28,7 @@ def main(folder: Path, parent: int, memory_mb: int, *, need_isolation: bool) -> 
 
     try:
         alone = cut_network()
-        write_only_within(folder)
+        give_up(within=folder)
         if need_isolation and not alone:
             raise NotAllowed(
                 "this machine cannot take the network from a process, and the version is a pickle",

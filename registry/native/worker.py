@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from registry.child import die_with_parent
-from registry.confinement import give_up_files
 from registry.contract import Contract
 from registry.errors import PereneError
 from registry.isolation import cut_network, limit
+from registry.landlock import give_up
 from registry.native.protocol import Ask, Broken, Load, Reply, receive, send
 
 _WITH_ADAPTER: Final = {"xgboost", "lightgbm", "catboost"}
@@ -28,7 +28,7 @@ def main(parent: int, descriptor: int) -> None:
     """Load what the first frame holds; answer the others."""
     die_with_parent(parent, signal.SIGKILL)
     cut_network()
-    give_up_files(programs=True)  # libraries start some to count processors
+    give_up(others=True)  # libraries start some to count processors
     link = socket.socket(fileno=descriptor)
     try:
         wanted = receive(link, Load)

@@ -75,13 +75,13 @@ class Forks:
 
 
 def _serve() -> None:
-    from registry.confinement import give_up_files
     from registry.isolation import cut_network
+    from registry.landlock import give_up
 
     out = os.dup(1)
     os.dup2(2, 1)
     cut_network()
-    give_up_files()
+    give_up(programs=True, others=True)
     for name in ("onnxruntime", "pyarrow.parquet", "registry.golden", "registry.graphs.check", "registry.sandbox"):
         importlib.import_module(name)
     for line in sys.stdin:
@@ -117,7 +117,7 @@ def _fork(task: Task, folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def _work(task: Task, folder: Path, seconds: float, pipe: int) -> None:
-    from registry.confinement import limit_run
+    from registry.isolation import limit_run
     from registry.sandbox import judge
 
     try:

@@ -161,11 +161,11 @@ def test_a_crash_of_the_child_is_a_verdict(tmp_path: Path) -> None:
 
 TRY = """
 import os, socket, subprocess, sys
-from registry.confinement import give_up_files, limit_run
-from registry.isolation import cut_network
+from registry.isolation import cut_network, limit_run
+from registry.landlock import give_up
 from pathlib import Path
 parent, canary = int(sys.argv[1]), Path(sys.argv[2])
-apart, kept_out = cut_network(), give_up_files()
+apart, kept_out = cut_network(), give_up(programs=True, others=True)
 limit_run(seconds=5, memory_mb=512)
 def write(): canary.write_text("x")
 attempts = {
