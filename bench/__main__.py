@@ -1,4 +1,8 @@
-"""`make bench`: everything the README quotes, printed as Markdown. Needs a home that `make up` or `make demo` left."""
+"""`make bench`: everything that the README and docs/benchmarks.md quote; about an hour, on a quiet machine.
+
+The loop from nothing to a promotion; single rows on the model it left; then serving beside its peers, each installed
+into an environment of its own, and docs/benchmarks.md written anew.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,12 @@ def timed(title: str, *command: str) -> None:
     print(f"\n{title}: {time.perf_counter() - began:.1f} s\n", flush=True)
 
 
+SERVING = ("peers", "heavy", "bulk", "overload", "swaps", "workers", "table")
+"""Scripts of `bench.serving`, in the order in which they are run; each saves its figures in bench/results."""
+
+
 def main() -> None:
-    """Demo from an empty home, then single-row serving on the model it left."""
+    """All of it, one after the other: two at once would measure each other."""
     with tempfile.TemporaryDirectory() as folder:
         home = str(Path(folder) / "home")
         perene = str(Path(sys.executable).parent / "perene")
@@ -25,6 +33,10 @@ def main() -> None:
         timed("demo until the first promotion", perene, "demo", "flights", "--until-promoted", "--json", "--home", home)
         print("## Single-row predictions\n", flush=True)
         subprocess.run([sys.executable, "-m", "bench.serving.single_row", "--home", home], check=True)
+    print("## Serving beside its peers\n", flush=True)
+    timed("peers installed", "bench/peers/setup", "all")
+    for script in SERVING:
+        timed(script, sys.executable, "-m", f"bench.serving.{script}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ class Metric:
     room: Room = "serving"
     buckets: tuple[float, ...] = ()
     starts: tuple[tuple[str, ...], ...] = ()
+    across: Literal["sum", "max"] = "sum"
+    """A gauge of several workers that answer on one port; their counters and histograms are always summed."""
 
     @property
     def attribute(self) -> str:
@@ -59,8 +61,9 @@ class Metric:
 def _serving(
     name: str, kind: Kind, text: str, labels: tuple[str, ...] = (), unit: str = "",
     buckets: tuple[float, ...] = (), starts: tuple[tuple[str, ...], ...] = (),
+    across: Literal["sum", "max"] = "sum",
 ) -> Metric:  # fmt: skip
-    return Metric(PREFIX + name, kind, text, labels, unit, "serving", buckets, starts)
+    return Metric(PREFIX + name, kind, text, labels, unit, "serving", buckets, starts, across)
 
 
 def _watching(name: str, kind: Kind, text: str, labels: tuple[str, ...] = ("model",), unit: str = "") -> Metric:
@@ -99,14 +102,16 @@ BATCH_RELEASED = _serving(
     ("reason",), starts=(("idle",), ("full",)))  # fmt: skip
 COLD_STARTS = _serving("cold_starts_total", "counter", "Models loaded because a request asked for them", ("model",))
 FALLBACKS = _serving(
-    "fallbacks_total", "counter", "Answers or versions that fell back (candidate: to the champion; gpu: to the CPU)",
-    ("model", "kind"))  # fmt: skip
+    "fallbacks_total", "counter", "Answers or versions that fell back (candidate: to the champion; gpu: to the CPU; "
+    "limits: from Redis to this machine's own count)", ("model", "kind"))  # fmt: skip
 CACHE = _serving("response_cache_total", "counter", "Answers looked for in the response cache", ("model", "result"))
 COERCED = _serving("coerced_total", "counter", "Values that were widened to the type of their column", ("model",))
 SESSION_MEMORY = _serving(
     "session_memory_bytes", "gauge", "Memory that the loaded graphs took", ("device",), "bytes")  # fmt: skip
-GPU_UTILIZATION = _serving("gpu_utilization_ratio", "gauge", "Share of time in which the GPU worked", ("gpu",), "ratio")
-GPU_MEMORY = _serving("gpu_memory_bytes", "gauge", "Memory in use on the GPU", ("gpu",), "bytes")
+GPU_UTILIZATION = _serving(
+    "gpu_utilization_ratio", "gauge", "Share of time in which the GPU worked", ("gpu",), "ratio", across="max"
+)
+GPU_MEMORY = _serving("gpu_memory_bytes", "gauge", "Memory in use on the GPU", ("gpu",), "bytes", across="max")
 KEY_REQUESTS = _serving("key_requests_total", "counter", "Answered predictions of one key", ("key",))
 KEY_ROWS = _serving("key_rows_total", "counter", "Rows predicted for one key", ("key",))
 COST = _serving("cost_seconds_total", "counter", "Time spent on the predictions of one key", ("key",))
@@ -116,14 +121,14 @@ ROWS = _serving("rows_total", "counter", "Rows predicted", ("model",))
 VALIDATION_ERRORS = _serving("validation_errors_total", "counter", "Bodies refused, by error code", ("kind",))
 MODEL_LOADED = _serving(
     "model_loaded_info", "gauge", "1 for each version loaded and warm",
-    ("model", "version", "alias", "provider", "digest"))  # fmt: skip
+    ("model", "version", "alias", "provider", "digest"), across="max")  # fmt: skip
 MODEL_LOAD_DURATION = _serving(
     "model_load_duration_seconds", "histogram", "Time to build and warm one version",
     ("model",), "seconds", LOAD_BUCKETS)  # fmt: skip
 MODEL_LOAD_FAILURES = _serving("model_load_failures_total", "counter", "Versions that did not load", ("reason",))
 ALIAS_LAG = _serving(
     "alias_lag_seconds", "gauge", "Age of the hand-over while a version in it cannot be served; 0 when all can",
-    ("model",), "seconds")  # fmt: skip
+    ("model",), "seconds", across="max")  # fmt: skip
 EVENTS = _serving(
     "events_total", "counter", "Events handed to the spool", ("kind",),
     starts=(("prediction",), ("shadow",), ("label",)))  # fmt: skip
@@ -134,7 +139,7 @@ SPOOL_BYTES = _serving("spool_bytes", "gauge", "Bytes in the spool, not yet in t
 FEEDBACK = _serving("feedback_total", "counter", "Feedback items by result", ("result",))
 SHADOW_DISAGREEMENTS = _serving(
     "shadow_disagreements_total", "counter", "Shadow predictions unlike the served one", ("model",))  # fmt: skip
-BUILD_INFO = _serving("build_info", "gauge", "1, labelled with the version of perene", ("version",))
+BUILD_INFO = _serving("build_info", "gauge", "1, labelled with the version of perene", ("version",), across="max")
 
 SERVE: tuple[Metric, ...] = (
     REQUESTS, REQUEST_DURATION, STAGE_DURATION, REQUESTS_IN_PROGRESS, REJECTED, ROWS, VALIDATION_ERRORS, MODEL_LOADED,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Arm", "Event", "LabelEvent", "PredictionEvent", "Value", "decode", "encoder", "value_text"]
+__all__ = ["Arm", "Event", "LabelEvent", "PredictionEvent", "Value", "encoder", "value_text"]
 
 Value = float | int | str | bool | None
 Arm = Literal["champion", "candidate", "shadow", "pinned"]
@@ -45,9 +45,6 @@ class LabelEvent(msgspec.Struct, frozen=True, array_like=True, tag="l"):
 
 Event = PredictionEvent | LabelEvent
 
-_DECODER: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
-
-
 def _plain(value: Any) -> Any:
     """Turn NumPy scalars and arrays, met in answers of an engine, into plain Python values."""
     if hasattr(value, "tolist"):
@@ -58,15 +55,6 @@ def _plain(value: Any) -> Any:
 def encoder() -> msgspec.msgpack.Encoder:
     """A new encoder of events; one belongs to one thread."""
     return msgspec.msgpack.Encoder(enc_hook=_plain)
-
-
-def decode(body: bytes) -> Event:
-    """Read one event.
-
-    Raises:
-        msgspec.DecodeError: the bytes are not an event.
-    """
-    return _DECODER.decode(body)
 
 
 def value_text(value: Value) -> str | None:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monitoring.events import Event, LabelEvent
+from monitoring.blocks import Block, block_of_events
+from monitoring.events import Event, LabelEvent, PredictionEvent
 from monitoring.lake_tables import TIME, Kind, empty_table, label_table, micros, prediction_table, unify
 from registry.contract import Contract
 
@@ -40,7 +41,7 @@ class Lake:
 
     def write(
         self,
-        rows: Sequence[tuple[int, Event]],
+        rows: Sequence[tuple[int, Event | Block]],
         *,
         boot: str,
         first: int,
@@ -51,9 +52,7 @@ class Lake:
 
         Each file appears whole under its name and is synced to disk, with its folder, before this returns.
         """
-        parts: dict[_Part, list[tuple[int, Any]]] = defaultdict(list)
-        for row in rows:
-            parts[_part(row[1])].append(row)
+        parts = _parts(rows)
         newest = {model: contracts[model, version] for model, version in sorted(contracts)}
         written = []
         # predictions before labels: whoever sees a label must find what it is about
@@ -62,7 +61,7 @@ class Lake:
             if kind == "label":
                 table = label_table(parts[part], boot, newest.get(model))
             else:
-                table = prediction_table(parts[part], boot, contracts.get((model, version)))
+                table = prediction_table(_blocks(parts[part]), boot, contracts.get((model, version)))
             suffix = "" if kind == "label" else f"-v{version}"
             path = self._folder(model, kind) / f"date={day}" / f"{boot}-{first}-{last}{suffix}.parquet"
             self._make_folder(path.parent)
@@ -135,11 +134,43 @@ class Lake:
         return self.root / f"model={quote(model, safe='')}" / f"kind={kind}"
 
 
-def _part(event: Event) -> _Part:
-    day = datetime.fromtimestamp(micros(event.at) // 1_000_000, UTC).date().isoformat()
-    if isinstance(event, LabelEvent):
-        return event.model, "label", day, 0
-    return event.model, "shadow" if event.arm == "shadow" else "prediction", day, event.version
+def _parts(rows: Iterable[tuple[int, Event | Block]]) -> dict[_Part, list[tuple[int, Any]]]:
+    """Events, and blocks of one day, by the file that they belong to."""
+    parts: dict[_Part, list[tuple[int, Any]]] = defaultdict(list)
+    for number, event in rows:
+        if isinstance(event, LabelEvent):
+            parts[event.model, "label", _day(event.at), 0].append((number, event))
+        elif isinstance(event, PredictionEvent):
+            parts[event.model, _kind(shadow=event.arm == "shadow"), _day(event.at), event.version].append((number, event))
+        else:
+            for day, block in _days(event):
+                parts[event.model, _kind(shadow=event.shadow), day, event.version].append((number, block))
+    return parts
+
+
+def _kind(*, shadow: bool) -> Kind:
+    return "shadow" if shadow else "prediction"
+
+
+def _days(block: Block) -> list[tuple[str, Block]]:
+    """The requests of each day."""
+    if _day(min(block.at)) == _day(max(block.at)):
+        return [(_day(block.at[0]), block)]
+    requests: dict[str, list[int]] = defaultdict(list)
+    for number, at in enumerate(block.at):
+        requests[_day(at)].append(number)
+    return [(day, block.only(numbers)) for day, numbers in requests.items()]
+
+
+def _blocks(part: Sequence[tuple[int, Any]]) -> list[Block]:
+    """All of a part as blocks; single events become one."""
+    blocks = [block for _, block in part if isinstance(block, Block)]
+    single = [(number, event) for number, event in part if not isinstance(event, Block)]
+    return blocks + ([block_of_events(single)] if single else [])
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(micros(seconds) // 1_000_000, UTC).date().isoformat()
 
 
 def _store(table: pa.Table, path: Path) -> None:

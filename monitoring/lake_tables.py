@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from monitoring.events import LabelEvent, PredictionEvent, value_text
-from registry.contract import Contract
+from monitoring.blocks import Block
+from monitoring.events import LabelEvent, value_text
+from registry.contract import Column, Contract
 
 __all__ = ["Kind", "empty_table", "label_table", "prediction_table", "unify"]
 
@@ -60,6 +64,13 @@ def empty_table(kind: Kind) -> pa.Table:
     return (_LABEL_META if kind == "label" else _PREDICTION_META).empty_table()
 
 
+def _all_micros(seconds: Sequence[float]) -> pa.Array:
+    """`micros` of each."""
+    given = np.array(seconds, dtype=np.float64)
+    sane = np.where(np.abs(given) < 1e15, given, 0.0)
+    return pa.array(np.rint(sane * 1e6).clip(0, _LATEST_US).astype(np.int64)).cast(TIME)
+
+
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
@@ -72,6 +83,8 @@ def _answers(values: Sequence[Any], contract: Contract | None) -> pa.Array:
         text = any(isinstance(value, str | bool) for value in values)
     if text:
         return pa.array([value_text(value) for value in values], pa.string())
+    if set(map(type, values)) <= {float}:
+        return pa.array(values, pa.float64())
     return pa.array([_number(value) for value in values], pa.float64())
 
 
@@ -92,17 +105,37 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return pa.array([value if _fits(value, kind) else None for value in values], kind)
 
 
-def _features(events: Sequence[PredictionEvent], contract: Contract | None) -> dict[str, pa.Array]:
+def _features(blocks: Sequence[Block], contract: Contract | None) -> dict[str, pa.Array]:
     """One array per contract column that is kept; dropped columns are absent, hashed ones are text."""
-    if contract is None or all(not event.features for event in events):
+    if contract is None or not any(block.features for block in blocks):
         return {}
-    width = len(contract.columns)
-    padded = ((*event.features, *[None] * width)[:width] for event in events)
     return {
-        column.name: _column(values, pa.string() if column.policy == "hash" else _ARROW[column.dtype])
-        for column, values in zip(contract.columns, zip(*padded, strict=True), strict=True)
+        column.name: _feature(blocks, number, column)
+        for number, column in enumerate(contract.columns)
         if column.policy != "drop"
     }
+
+
+def _feature(blocks: Sequence[Block], number: int, column: Column) -> pa.Array:
+    kind = pa.string() if column.policy == "hash" else _ARROW[column.dtype]
+    parts = [block.features[number] if number < len(block.features) else None for block in blocks]
+    if all(isinstance(part, list) for part in parts):
+        return _column(list(chain.from_iterable(parts)), kind)
+    made = (_cells(part, len(block), kind) for part, block in zip(parts, blocks, strict=True))
+    return pa.concat_arrays(list(made))
+
+
+def _cells(part: Any, count: int, kind: pa.DataType) -> pa.Array:
+    """A column of one block: values, doubles with NaN for null, or nothing."""
+    if part is None:
+        return pa.nulls(count, kind)
+    if isinstance(part, list):
+        return _column(part, kind)
+    doubles = np.frombuffer(part, dtype="<f8")
+    missing = np.isnan(doubles)
+    if kind != pa.float64():
+        doubles = np.where(missing, 0, doubles).astype(kind.to_pandas_dtype())
+    return pa.array(doubles, kind, mask=missing if missing.any() else None)
 
 
 def _meta(rows: Sequence[Numbered], boot: str, getters: Iterable[tuple[str, Callable[[Any], Any]]]) -> dict[str, Any]:
@@ -110,25 +143,45 @@ def _meta(rows: Sequence[Numbered], boot: str, getters: Iterable[tuple[str, Call
     return found | {"_boot": [boot] * len(rows), "_seq": [seq for seq, _ in rows]}
 
 
-def prediction_table(rows: Sequence[tuple[int, PredictionEvent]], boot: str, contract: Contract | None) -> pa.Table:
-    """Served or shadow predictions of one model and version."""
-    getters: list[tuple[str, Callable[[PredictionEvent], Any]]] = [
-        ("_id", lambda e: e.id),
-        ("_at", lambda e: micros(e.at)),
-        ("_received", lambda e: micros(e.received)),
-        ("_model", lambda e: e.model),
-        ("_version", lambda e: e.version),
-        ("_arm", lambda e: e.arm),
-        ("_entity", lambda e: e.entity),
-        ("_prediction", lambda e: e.prediction),
-        ("_probabilities", lambda e: e.probabilities),
-        ("_latency_ms", lambda e: e.latency_ms),
-        ("_key", lambda e: e.key),
-    ]
-    meta = _meta(rows, boot, getters)
-    meta["_prediction"] = _answers(meta["_prediction"], contract)
-    columns = _features([event for _, event in rows], contract)
-    return pa.table(columns | _arrays(meta, _PREDICTION_META))
+def prediction_table(blocks: Sequence[Block], boot: str, contract: Contract | None) -> pa.Table:
+    """Served or shadow predictions of one model and version, by sequence number."""
+    counts = np.fromiter(chain.from_iterable(block.rows for block in blocks), np.int64)
+    rows = int(counts.sum())
+    request = np.repeat(np.arange(len(counts)), counts)
+
+    def of(name: str) -> list[Any]:
+        return list(chain.from_iterable(getattr(block, name) for block in blocks))
+
+    def of_requests(values: pa.Array) -> pa.Array:
+        return values if rows == len(counts) else values.take(pa.array(request))
+
+    firsts = np.array(of("first"), dtype=np.int64)
+    # a row's number is its request's first one and its place among the request's rows
+    numbers = firsts[request] + np.arange(rows) - (np.cumsum(counts) - counts)[request]
+    probabilities = _PREDICTION_META.field("_probabilities").type
+    meta = {
+        "_id": pa.array(of("ids"), pa.string()),
+        "_at": of_requests(_all_micros(of("at"))),
+        "_received": of_requests(_all_micros(of("received"))),
+        "_model": pa.repeat(blocks[0].model, rows),
+        "_version": pa.repeat(pa.scalar(blocks[0].version, pa.int64()), rows),
+        "_arm": of_requests(pa.array(of("arm"), pa.string())),
+        "_entity": of_requests(pa.array(of("entity"), pa.string())),
+        "_prediction": _answers(of("predictions"), contract),
+        "_probabilities": pa.array(
+            chain.from_iterable(b.probabilities or [None] * len(b) for b in blocks), probabilities
+        )
+        if any(b.probabilities for b in blocks)
+        else pa.nulls(rows, probabilities),
+        "_latency_ms": of_requests(pa.array(of("latency_ms"), pa.float64())),
+        "_key": of_requests(pa.array(of("key"), pa.string())),
+        "_boot": pa.repeat(boot, rows),
+        "_seq": pa.array(numbers),
+    }
+    table = pa.table(_features(blocks, contract) | meta)
+    if (np.diff(numbers) < 0).any():
+        table = table.take(pc.sort_indices(table.column("_seq")))
+    return table
 
 
 def label_table(rows: Sequence[tuple[int, LabelEvent]], boot: str, contract: Contract | None) -> pa.Table:

@@ -39,7 +39,8 @@ class SpoolReader:
     def seal(self, *, min_rows: int, max_age_s: float, now: float) -> Range | None:
         """The range to ship next: the one chosen before a crash, or a new one, or None when nothing is due.
 
-        A range is due when `min_rows` rows wait or the oldest is older than `max_age_s` at `now` (unix seconds).
+        A range is due when about `min_rows` events wait or the oldest is older than `max_age_s` at `now` (unix
+        seconds). Numbers are counted, not events: the newest block is one, and what was lost counts as well.
         """
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -61,18 +62,14 @@ class SpoolReader:
         if oldest is None:
             return None
         first, stored = oldest
-        if now - stored < max_age_s and self._nth(min_rows) is None:
+        newest = self._db.execute("SELECT max(seq) FROM events").fetchone()[0]
+        if now - stored < max_age_s and newest - first + 1 < min_rows:
             return None
-        last = self._nth(MAX_ROWS) or self._db.execute("SELECT max(seq) FROM events").fetchone()[0]
-        return Range(first, last)
-
-    def _nth(self, count: int) -> int | None:
-        """Sequence number of the waiting row number `count`, counted from one."""
-        row = self._db.execute("SELECT seq FROM events ORDER BY seq LIMIT 1 OFFSET ?", (max(count, 1) - 1,)).fetchone()
-        return int(row[0]) if row else None
+        bound = (first + MAX_ROWS,)  # whole blocks: the last one may reach beyond
+        return Range(first, self._db.execute("SELECT max(seq) FROM events WHERE seq < ?", bound).fetchone()[0])
 
     def rows(self, chosen: Range) -> list[tuple[int, bytes]]:
-        """The events of a range as (sequence number, encoded event)."""
+        """The rows of a range as (number of its first event, encoded event or block of them)."""
         query = "SELECT seq, body FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq"
         return self._db.execute(query, (chosen.first, chosen.last)).fetchall()
 

@@ -20,10 +20,11 @@ from pathlib import Path
 import msgspec
 from pyarrow import ArrowException
 
-from monitoring.events import decode
+from monitoring.blocks import Block, decode
 from monitoring.lake import Lake
 from monitoring.ranges import Range, SpoolReader
 from monitoring.spool import SUFFIX
+from registry import process_log
 from registry.child import die_with_parent
 from registry.errors import PereneError
 
@@ -102,7 +103,7 @@ def _ship_range(reader: SpoolReader, lake: Lake, chosen: Range) -> int:
     rows = [(seq, decode(body)) for seq, body in reader.rows(chosen)]
     lake.write(rows, boot=reader.boot, first=chosen.first, last=chosen.last, contracts=reader.contracts())
     reader.delete(chosen)
-    return len(rows)
+    return sum(len(event) if isinstance(event, Block) else 1 for _, event in rows)
 
 
 def _remove(path: Path) -> None:
@@ -159,5 +160,5 @@ def _round(options: argparse.Namespace, lake: Lake, max_age_s: float) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
+    process_log.configure()
     main()

@@ -13,9 +13,10 @@ import os
 import sqlite3
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import time
 from types import TracebackType
@@ -23,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from monitoring.blocks import Answered, block_of_answers
 from monitoring.events import Event, encoder
 from monitoring.ids import uuid7
 from registry.errors import StoreUnavailable
@@ -40,6 +42,7 @@ _PREDICTION_SHARE = 0.95
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 BEGIN;
+-- a row is one event, or a block of them under the number of its first
 CREATE TABLE events (seq INTEGER PRIMARY KEY, stored REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE contracts (model TEXT, version INTEGER, body BLOB NOT NULL, PRIMARY KEY (model, version));
 CREATE TABLE ranges (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
@@ -85,12 +88,11 @@ class SpoolStats:
     refused: int
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, gc=False):
     """Events of one append, with consecutive sequence numbers; `done` is set for a durable one."""
 
     first: int
-    events: Sequence[Event]
+    events: Answered | Sequence[Event]
     done: Future[None] | None
 
 
@@ -149,17 +151,18 @@ class Spool:
         with self._mutex:
             self._contracts.append((model, version, msgspec.json.encode(contract)))
 
-    def append(self, event: Event) -> None:
-        """Take one event, without waiting and without raising; one that cannot be kept is counted as lost."""
+    def append(self, events: Answered | Sequence[Event]) -> None:
+        """Take events, without waiting and without raising; what cannot be kept is counted as lost."""
+        count = len(events)
         with self._mutex:
             first = self._next
-            self._next = first + 1
+            self._next = first + count
             reason = self._obstacle(_PREDICTION_SHARE)
             if reason:
-                self._lost[reason] += 1
+                self._lost[reason] += count
                 return
-            self._queue.append(_Entry(first, (event,), None))
-            self._pending += 1
+            self._queue.append(_Entry(first, events, None))
+            self._pending += count
 
     def append_durable(self, events: Sequence[Event]) -> Future[None]:
         """Take events that must not be lost; the future resolves once they are synced to disk.
@@ -249,9 +252,10 @@ class Spool:
         except (sqlite3.Error, OSError) as error:
             self._put_back(kept, error)
             return False
+        count = sum(len(entry.events) for entry in kept)
         with self._mutex:
-            self._stored += len(rows)
-            self._pending -= len(rows)
+            self._stored += count
+            self._pending -= count
         for entry in kept:
             if entry.done is not None and entry.done.set_running_or_notify_cancel():
                 entry.done.set_result(None)
@@ -263,20 +267,36 @@ class Spool:
         rows: list[tuple[int, float, bytes]] = []
         kept: list[_Entry] = []
         stored = time()
-        for entry in taken:
+        for together in _alike(taken):
             try:
-                rows += [(entry.first + i, stored, self._encoder.encode(e)) for i, e in enumerate(entry.events)]
-            # any type may sit in a feature list, and encoders raise what they like
+                rows += [(seq, stored, body) for seq, body in self._encoded(together)]
+            # any type may sit among features, and encoders raise what they like
             except Exception as error:
-                with self._mutex:
-                    self._pending -= len(entry.events)
-                    if entry.done is None:
-                        self._lost["invalid"] += len(entry.events)
-                if entry.done is not None:
-                    self._refuse(entry.done, len(entry.events), error)
+                if len(together) > 1:
+                    alone = [self._encode([entry]) for entry in together]
+                    rows += chain.from_iterable(made for made, _ in alone)
+                    kept += chain.from_iterable(good for _, good in alone)
+                else:
+                    self._drop(together[0], error)
             else:
-                kept.append(entry)
+                kept += together
         return rows, kept
+
+    def _encoded(self, entries: Sequence[_Entry]) -> list[tuple[int, bytes]]:
+        """Entries that are alike, by the number of each row of the file."""
+        answers = [entry.events for entry in entries if isinstance(entry.events, Answered)]
+        if answers:
+            block = block_of_answers([entry.first for entry in entries], answers)
+            return [(entries[0].first, self._encoder.encode(block))]
+        return [(e.first + n, self._encoder.encode(event)) for e in entries for n, event in enumerate(e.events)]
+
+    def _drop(self, entry: _Entry, error: Exception) -> None:
+        with self._mutex:
+            self._pending -= len(entry.events)
+            if entry.done is None:
+                self._lost["invalid"] += len(entry.events)
+        if entry.done is not None:
+            self._refuse(entry.done, len(entry.events), error)
 
     def _write(self, rows: list[tuple[int, float, bytes]]) -> None:
         """One transaction: contracts that are new, then events; on disk when it returns."""
@@ -337,3 +357,21 @@ class Spool:
             self._lost["disk"] += sum(len(entry.events) for entry in left if entry.done is None)
             self._lost += Counter()  # drops zero counts
         return left
+
+
+def _alike(entries: Iterable[_Entry]) -> list[list[_Entry]]:
+    """Entries that become one block, in order; single events stay alone, and so do many rows that came by columns."""
+    found: list[list[_Entry]] = []
+    blocks: dict[tuple[str, int, bool], list[_Entry]] = {}
+    for entry in entries:
+        events = entry.events
+        if not isinstance(events, Answered) or events.alone:
+            found.append([entry])
+            continue
+        key = (events.contract.model, events.version, events.arm == "shadow")
+        block = blocks.get(key)
+        if block is None:
+            block = blocks[key] = []
+            found.append(block)
+        block.append(entry)
+    return found

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from monitoring.api import events
     from perene.adoption import adopt, certify
     from perene.api import log_model, promote, rollback
-    from perene.client import Client
+    from perene.client import AsyncClient, Client
     from perene.versions import inspect, models
     from registry.facts import Facts
     from registry.version import ModelVersion
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "Facts",
     "ModelVersion",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncClient": "perene.client",
     "Client": "perene.client",
     "Facts": "registry.facts",
     "ModelVersion": "registry.version",

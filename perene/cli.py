@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from perene import __version__
 from perene.config import Settings, load
+from perene.key_commands import app as keys_app
 from perene.options import Config, Home, Json
 from perene.options import examples as _examples
 from perene.output import emit, fail, progress, say
@@ -26,7 +26,6 @@ app = typer.Typer(
 )
 grafana_app = typer.Typer(no_args_is_help=True, help="Dashboards for Grafana.")
 app.add_typer(grafana_app, name="grafana")
-keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
 add_to(app)
 add_version_commands(app)
@@ -87,12 +86,16 @@ def demo(
 
 
 @app.command()
-@_examples("perene serve", "perene serve --home /var/lib/perene")
-def serve(home: Home = None, config: Config = None) -> None:
+@_examples("perene serve", "perene serve --home /var/lib/perene", "perene serve --workers 4")
+def serve(
+    home: Home = None,
+    config: Config = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that answer, else as set.")] = None,
+) -> None:
     """Run the server alone (public port 8000)."""
     from perene.up import exec_program, serve_program
 
-    exec_program(serve_program(_settings(home, config)))
+    exec_program(serve_program(_settings(home, config), workers=workers))
 
 
 @app.command()
@@ -208,6 +211,17 @@ def predict(
 
 
 @app.command()
+@_examples("perene stub flight-time > flight_time.py")
+def stub(name: str, url: Url = LOCAL_URL, key: Key = "", home: Home = None) -> None:
+    """Write a deployed model's rows, answers and labels as Python types, for editors and type checkers."""
+    from perene.client import Client
+    from perene.client.stub import module
+
+    with Client(url, key or _own_key(home)) as client:
+        sys.stdout.write(module(client.model(name).contract))
+
+
+@app.command()
 @_examples("perene feedback flight-time 0198c0de-… 142.5")
 def feedback(name: str, prediction_id: str, label: str, url: Url = LOCAL_URL, key: Key = "", home: Home = None) -> None:
     """Tell the server what really happened after a prediction."""
@@ -264,53 +278,6 @@ def grafana_apply(
     from grafana.apply import PROMETHEUS_URL, apply
 
     emit(asdict(apply(url, token, prometheus_url=prometheus or PROMETHEUS_URL)), as_json=as_json)
-
-
-@keys_app.command("new")
-@_examples("perene keys new shop --scope predict", "perene keys new shop --scope predict --model flight-time")
-def keys_new(
-    label: str,
-    scope: Annotated[list[str], typer.Option(help="predict, feedback, read, promote or admin; repeatable.")],
-    model: Annotated[list[str] | None, typer.Option(help="Only these models; repeatable.")] = None,
-    home: Home = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """Make a key; its secret is shown once and kept nowhere."""
-    from registry.keys import new_key
-    from registry.ledger import Ledger
-    from registry.names import check_name
-
-    secret, record = new_key(label, set(scope), {check_name(name) for name in model or ()})
-    with closing(Ledger.open(_settings(home, config).places.ledger_url)) as ledger:
-        ledger.add_key(record)
-    emit({"id": record.id, "key": secret}, as_json=as_json)
-    say(f"next: perene keys revoke {record.id} ends it within seconds")
-
-
-@keys_app.command("list")
-@_examples("perene keys list --json")
-def keys_list(home: Home = None, config: Config = None, as_json: Json = False) -> None:
-    """List keys, without their secrets."""
-    from registry.ledger import Ledger
-
-    with closing(Ledger.open(_settings(home, config).places.ledger_url)) as ledger:
-        rows = [
-            {"id": k.id, "label": k.label, "scopes": " ".join(sorted(k.scopes)), "revoked": k.revoked}
-            for k in ledger.keys()  # noqa: SIM118
-        ]
-    emit(rows, as_json=as_json, columns=("id", "label", "scopes", "revoked"))
-
-
-@keys_app.command("revoke")
-@_examples("perene keys revoke 1a2b3c4d")
-def keys_revoke(identifier: str, home: Home = None, config: Config = None) -> None:
-    """End a key; servers follow within seconds."""
-    from registry.ledger import Ledger
-
-    with closing(Ledger.open(_settings(home, config).places.ledger_url)) as ledger:
-        ledger.revoke_key(identifier)
-    say(f"key {identifier} is revoked")
 
 
 def _own_key(home: Path | None) -> str:

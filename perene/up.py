@@ -21,6 +21,7 @@ from perene.config import FILE, Settings, load
 from perene.keyring import APP, LOCAL, ensure_key
 from perene.output import emit, say
 from registry.errors import ConfigInvalid, StoreUnavailable
+from registry.private import addresses, write_private
 from registry.signing import load_signer, load_verifier
 from registry.supervisor import Program, Supervisor
 from retrain.settings import WorkerSettings
@@ -28,18 +29,21 @@ from retrain.settings import WorkerSettings
 READY_S = 60.0
 
 
-def serve_program(settings: Settings) -> Program:
-    """The server as a process.
+def serve_program(settings: Settings, *, workers: int | None = None) -> Program:
+    """The server as a process; `workers` goes before what is configured.
 
     Raises:
         ConfigInvalid: what is trusted is no key.
     """
     for key in settings.signing.trusted:
         load_verifier(key)
-    path = _write(settings, "serve.json", settings.serving.model_dump(mode="json"))
-    stores = ("--ledger-url", settings.places.ledger_url, "--tracking-uri", settings.places.tracking_uri)
+    over = {} if workers is None else {"workers": workers}
+    path = _write(settings, "serve.json", {**settings.serving.model_dump(mode="json"), **over})
     trusted = (f"--trusted={key}" for key in settings.signing.trusted)
-    return Program("serve", "serving", ("--home", str(settings.home), "--settings", str(path), *stores, *trusted))
+    stores = addresses(settings.places.ledger_url, settings.places.tracking_uri)
+    return Program(
+        "serve", "serving", ("--home", str(settings.home), "--settings", str(path), *trusted), secrets=stores
+    )
 
 
 def worker_program(settings: Settings) -> Program:
@@ -68,6 +72,7 @@ def worker_program(settings: Settings) -> Program:
 def exec_program(program: Program) -> NoReturn:
     """Become the program: signals and exit code are its own."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.update(program.secrets)
     os.execv(sys.executable, [sys.executable, "-m", program.module, *program.arguments])
 
 
@@ -191,7 +196,7 @@ def _only_one(home: Path) -> Iterator[None]:
 def _write(settings: Settings, name: str, value: Any) -> Path:
     settings.home.mkdir(parents=True, exist_ok=True)
     path = (settings.home / name).resolve()
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    write_private(path, (json.dumps(value, indent=1) + "\n").encode())
     return path
 
 

@@ -21,6 +21,8 @@ class PereneError(Exception):
     """Something Perene refuses to do, with what was expected and how to mend it."""
 
     code: ClassVar[str] = "perene_error"
+    request_id: str = ""
+    """Of the request that a server refused; clients set it."""
 
     def __init__(self, message: str, *, where: str = "", expected: str = "", got: str = "", hint: str = "") -> None:
         super().__init__(message)

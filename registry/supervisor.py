@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -21,19 +22,30 @@ MAX_BACKOFF_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A module to run as a process, with a log file of its own."""
+    """A module to run as a process, with a log file of its own unless it speaks where this process does."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
+    logs_here: bool = False
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables of its environment: unlike its arguments, no other user of the machine sees them."""
+
+
+Link = Callable[[str], socket.socket]
+"""Makes the program's end of a channel between it and this process, each time that it starts."""
 
 
 class Supervisor:
-    """Runs `programs` until `stop`. A program that ends is started again, after 0.2 s doubling up to 15 s."""
+    """Runs `programs` until `stop`. A program that ends is started again, after 0.2 s doubling up to 15 s.
 
-    def __init__(self, programs: Sequence[Program], logs: Path) -> None:
+    With a `link`, each program inherits its end of a channel and is told its number as `--channel`.
+    """
+
+    def __init__(self, programs: Sequence[Program], logs: Path, *, link: Link | None = None) -> None:
         self._programs = list(programs)
         self._logs = logs
+        self._link = link
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._files: dict[str, IO[bytes]] = {}
         self._stopping = threading.Event()
@@ -41,6 +53,8 @@ class Supervisor:
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._started = threading.Event()
         self.restarts: dict[str, int] = {program.name: 0 for program in programs}
+        self.codes: dict[str, int] = {}
+        """How each program ended that has ended, the last time."""
 
     def start(self) -> None:
         """Start every program."""
@@ -53,15 +67,15 @@ class Supervisor:
         process = self._processes.get(name)
         return process.pid if process is not None and process.poll() is None else None
 
-    def stop(self) -> None:
-        """End every program, the last one started first; kills what does not end within 12 s."""
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """End every program, the last one started first; kills what does not end in time."""
         self._stopping.set()
         self._thread.join(timeout=5)
         for program in reversed(self._programs):
             process = self._processes.get(program.name)
             if process is not None and process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + grace_s
         for process in self._processes.values():
             try:
                 process.wait(timeout=max(0.1, deadline - time.monotonic()))
@@ -88,6 +102,7 @@ class Supervisor:
                     due[name] = now + backoff[name]
                     backoff[name] = min(MAX_BACKOFF_S, backoff[name] * 2)
                     self.restarts[name] += 1
+                    self.codes[name] = process.returncode
                 if now >= due[name]:
                     self._processes[name] = self._spawn(program)
                     started[name] = now
@@ -95,16 +110,27 @@ class Supervisor:
             self._stopping.wait(0.1)
 
     def _spawn(self, program: Program) -> subprocess.Popen[bytes]:
-        log = self._files.get(program.name)
-        if log is None:
-            log = self._files[program.name] = (self._logs / f"{program.name}.log").open("ab")
+        log = None if program.logs_here else self._log_of(program.name)
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        return subprocess.Popen(
-            child.command(program.module, *program.arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**environment, "DO_NOT_TRACK": "true"},
-            # Ctrl-C reaches only us: we stop the children in order
-            start_new_session=True,
-        )
+        end = self._link(program.name) if self._link is not None else None
+        channel = () if end is None else ("--channel", str(end.fileno()))
+        try:
+            return subprocess.Popen(
+                child.command(program.module, *program.arguments, *channel),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=None if log is None else subprocess.STDOUT,
+                env={**environment, "DO_NOT_TRACK": "true", **program.secrets},
+                pass_fds=() if end is None else (end.fileno(),),
+                # Ctrl-C reaches only us: we stop the children in order
+                start_new_session=True,
+            )
+        finally:
+            if end is not None:
+                end.close()
+
+    def _log_of(self, name: str) -> IO[bytes]:
+        log = self._files.get(name)
+        if log is None:
+            log = self._files[name] = (self._logs / f"{name}.log").open("ab")
+        return log

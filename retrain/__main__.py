@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from registry import process_log
 from registry.child import die_with_parent
 from registry.errors import PereneError
 from retrain.settings import WorkerSettings
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.parent:
         die_with_parent(options.parent, signal.SIGKILL)
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    process_log.configure()
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     try:
         text = options.settings.read_text() if options.settings else "{}"
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker = create_worker(settings, options.home)
         port = serve_metrics(worker)
     except (ValidationError, PereneError, OSError) as error:
-        reason = "; ".join(e["msg"] for e in error.errors()) if isinstance(error, ValidationError) else str(error)
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            reason = "; ".join(e["msg"] for e in error.errors(include_input=False))
         sys.stderr.write(f"the worker cannot start: {reason}\n")
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):

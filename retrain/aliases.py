@@ -20,6 +20,7 @@ from registry.errors import LeaseLost, PereneError
 from registry.ledger import Ledger
 from registry.mlflow_peek import Peeked, peek
 from registry.policy import LedgerPolicy
+from registry.private import LEDGER, TRACKING, addresses, taken
 from retrain.places import Places
 from retrain.process import Child
 
@@ -79,11 +80,12 @@ class AliasWatch:
 
     def _start(self, token: int) -> None:
         arguments = ["retrain.aliases", f"--home={self.places.home}", f"--parent={os.getpid()}", f"--token={token}"]
-        arguments += [f"--ledger-url={self.places.ledger}", f"--tracking-uri={self.places.tracking}"]
         arguments.append(f"--policy={self.policy.model_dump_json()}")
         arguments += [f"--trusted={key}" for key in self.trusted]
         arguments += ["--allow-pickle"] if self.allow_pickle else []
-        self._child = Child.start(arguments, log=self.places.home / "logs" / "aliases.txt", seconds=LIMIT_S)
+        secrets = addresses(self.places.ledger, self.places.tracking)
+        log = self.places.home / "logs" / "aliases.txt"
+        self._child = Child.start(arguments, log=log, seconds=LIMIT_S, secrets=secrets)
 
     @property
     def idle(self) -> bool:
@@ -108,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Look at the aliases of every model once."""
     parser = argparse.ArgumentParser(prog="python -m retrain.aliases", description=main.__doc__)
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--ledger-url", default="")
-    parser.add_argument("--tracking-uri", default="")
+    parser.add_argument("--ledger-url", default=taken(LEDGER))
+    parser.add_argument("--tracking-uri", default=taken(TRACKING))
     parser.add_argument("--policy", default="{}", help="JSON of the table [policy]")
     parser.add_argument("--trusted", action="append", default=[], help="a key that must have signed; repeatable")
     parser.add_argument("--allow-pickle", action="store_true")

@@ -56,6 +56,11 @@ class Spec(msgspec.Struct, frozen=True):
     parent: int = 0
 
 
+def recorded(spec: Spec) -> Spec:
+    """As the ledger keeps it: the addresses of stores may hold passwords, and are those of whoever begins a run."""
+    return msgspec.structs.replace(spec, ledger_url="", tracking_uri="")
+
+
 class Result(msgspec.Struct, frozen=True):
     """What came out. `version` is the candidate's; gates and context become evidence."""
 
@@ -300,7 +305,7 @@ def main(arguments: list[str]) -> int:
         ledger = Ledger.open(Places(Path(spec.home), spec.ledger_url, spec.tracking_uri).ledger_url)
 
         def step(name: str, facts: dict[str, Any]) -> None:
-            body = {"spec": msgspec.to_builtins(spec), "facts": facts}
+            body = {"spec": msgspec.to_builtins(recorded(spec)), "facts": facts}
             ledger.record_run(spec.run_id, spec.model, status="running", step=name, body=body, token=spec.token)
             sys.stdout.write(json.dumps({"event": "retrain.step", "step": name, **facts}) + "\n")
             sys.stdout.flush()

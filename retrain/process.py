@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -31,12 +31,14 @@ class Child:
     expired: bool = field(default=False, init=False)
 
     @classmethod
-    def start(cls, arguments: Sequence[str], *, log: Path, seconds: float) -> Child:
-        """Run `python -m …` in its own process group, its output appended to `log`."""
+    def start(
+        cls, arguments: Sequence[str], *, log: Path, seconds: float, secrets: Mapping[str, str] | None = None
+    ) -> Child:
+        """Run `python -m …` in its own process group, its output appended to `log`, `secrets` in its environment."""
         log.parent.mkdir(parents=True, exist_ok=True)
         out = log.open("ab")
         # threads that spin beside busy neighbours cost more than they bring: 20 s instead of 1 for 66,000 rows
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "DO_NOT_TRACK": "true"}
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "DO_NOT_TRACK": "true", **(secrets or {})}
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             stdin=subprocess.DEVNULL,

@@ -15,7 +15,8 @@ from registry import approvals
 from registry.bundle import read_bundle
 from registry.errors import BundleCorrupt
 from registry.ledger import Ledger, Run
-from retrain.child import LEASE_LOST, Result, Spec
+from registry.private import write_private
+from retrain.child import LEASE_LOST, Result, Spec, recorded
 from retrain.evidence import gate_evidence
 from retrain.gates import Gate
 from retrain.places import Places
@@ -63,11 +64,13 @@ class Runs:
         self._start(spec, token)
 
     def _start(self, spec: Spec, token: int) -> None:
-        spec = msgspec.structs.replace(spec, token=token, parent=os.getpid())
+        spec = msgspec.structs.replace(
+            spec, ledger_url=self.places.ledger, tracking_uri=self.places.tracking, token=token, parent=os.getpid()
+        )
         folder = self.places.run(spec.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"spec-{spec.attempt}-{token}.json"
-        path.write_bytes(msgspec.json.encode(spec))
+        write_private(path, msgspec.json.encode(spec))
         seconds = float(spec.settings.get("training_timeout_s", 900.0))
         self._active[spec.run_id] = Child.start(["retrain.child", str(path)], log=folder / "log.txt", seconds=seconds)
 
@@ -144,7 +147,7 @@ class Runs:
 
 
 def _body(spec: Spec) -> dict[str, Any]:
-    found: dict[str, Any] = {"spec": msgspec.to_builtins(spec)}
+    found: dict[str, Any] = {"spec": msgspec.to_builtins(recorded(spec))}
     return found
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.background import BackgroundTask
@@ -19,9 +17,10 @@ from monitoring.ids import uuid7
 from registry.errors import VersionUnknown
 from serving.auth import Caller
 from serving.body import JSON, media_type, read_body
-from serving.dataplane import Predicted, Read
-from serving.errors import NotReady
+from serving.dataplane import Predicted, Read, Who
+from serving.errors import Malformed
 from serving.models import Model, Version
+from serving.timing import server_timing
 
 if TYPE_CHECKING:
     from serving.app import Service
@@ -62,7 +61,7 @@ def prediction(
 ) -> Callable[[Request, Caller, str], Awaitable[Response]]:
     """The handler of a route that predicts."""
 
-    async def handler(request: Request, caller: Caller, request_id: str) -> Response:
+    async def predict(request: Request, caller: Caller, request_id: str) -> Response:
         began = time.perf_counter()
         parts = request.path_params
         if "model" in parts:
@@ -70,11 +69,19 @@ def prediction(
         else:
             model, pinned = service.table.default(service.settings.default_model), None
         caller.may_use(model.name)
+        pinned = _by_header(service, request, caller, model, pinned)
         kind = media_type(request, media)
+        model, pinned = await service.residents.ready(model, pinned)
+        (pinned or model.champion).batcher.admit()
         data = await read_body(request, service.settings.max_body_bytes)
         asked = understand(data, kind, request)
-        work = partial(service.plane.predict, model, asked.read, key=caller.id, request_id=request_id, pinned=pinned)
-        done = await in_its_place(service, model, work, heavy=asked.heavy or len(data) >= INLINE_BYTES)
+        heavy = asked.heavy or len(data) >= INLINE_BYTES
+        read = asked.read
+        if caller.limits is not None:
+            read = await charged(service, caller, read, pinned or model.champion, heavy=heavy)
+        who = Who(caller.id, request_id, pinned)
+        with service.residents.using(model.name):
+            done = await service.plane.predict(model, read, who, heavy=heavy)
         encoding = time.perf_counter()
         reply = asked.reply(done)
         version = str(done.version.version)
@@ -83,37 +90,69 @@ def prediction(
             "x-model-name": model.name,
             "x-model-version": version,
             "x-prediction-id": done.ids[0],
+            "server-timing": server_timing(done.parse_s, done.queue_s, done.infer_s),
             **reply.headers,
         }
-        task = BackgroundTask(after, service, model, done.shadow) if done.shadow is not None else None
+        task = BackgroundTask(done.shadow) if done.shadow is not None else None
         ended = time.perf_counter()
         service.meters.of(model.name, done.version.version, done.arm, asked.protocol).answered(
-            len(done.ids), done.parse_s, done.infer_s, ended - encoding, ended - began
+            len(done.ids), done.parse_s, done.infer_s, ended - encoding, ended - began, done.queue_s
         )
+        service.usage.of(caller.id).answered(len(done.ids), done.parse_s + done.infer_s + ended - encoding)
+        request.state.seen.predicted(done, asked.protocol, ended - encoding)
         return Response(reply.body, media_type=reply.media, headers=headers, background=task)
+
+    async def handler(request: Request, caller: Caller, request_id: str) -> Response:
+        if "idempotency-key" not in request.headers:
+            return await predict(request, caller, request_id)
+        response = await service.idempotency.once(request, caller, request_id, predict)
+        if "idempotency-replayed" in response.headers:
+            model, version = response.headers["x-model-name"], response.headers["x-model-version"]
+            service.count(model, version, "", 200, request.state.seen.protocol)
+        return response
 
     return handler
 
 
-async def in_its_place(service: Service, model: Model, work: Callable[[], Predicted], *, heavy: bool) -> Predicted:
-    """Do the work on the event loop where that is microseconds, else beside it."""
-    if not model.inline:
-        return await service.lanes.run(model.name, work)
-    return await asyncio.to_thread(work) if heavy else work()
+def _by_header(
+    service: Service, request: Request, caller: Caller, model: Model, pinned: Version | None
+) -> Version | None:
+    """The version that `X-Model-Version` asks for, else the one of the path.
+
+    Raises:
+        NotAllowed: the caller may not read which versions there are.
+        VersionUnknown: it is not served.
+        Malformed: the path names another one.
+    """
+    wanted = request.headers.get("x-model-version")
+    if wanted is None:
+        return pinned
+    caller.may("read")
+    _, version = find(service, model.name, wanted)
+    if pinned not in (None, version):
+        raise Malformed("the path names another version", where="X-Model-Version", expected="one version, or none")
+    return version
 
 
-async def after(service: Service, model: Model, work: Callable[[], None]) -> None:
-    """A plain function given to BackgroundTask takes a thread; a light model is quicker on the loop."""
-    if model.inline:
-        work()
-        return
-    with contextlib.suppress(NotReady):  # nobody waits for a shadow's answer
-        await service.lanes.run(model.name, work)
+async def charged(service: Service, caller: Caller, read: Read, reader: Version, *, heavy: bool) -> Read:
+    """Read a request and count its rows; how it is to be read from now on.
+
+    Raises:
+        Limited: they are too many for now.
+    """
+    batch = await asyncio.to_thread(read, reader.decoder) if heavy else read(reader.decoder)
+    await service.limits.charge(caller, len(batch.rows))
+    return lambda decoder: batch if decoder is reader.decoder else read(decoder)
 
 
 def request_id_of(given: str) -> str:
     """The caller's own id of its request where it is a plain word, else a new one."""
-    return given if _REQUEST_ID.match(given) else uuid7()
+    return given_id(given) or uuid7()
+
+
+def given_id(given: str) -> str:
+    """The caller's own id of its request where it is a plain word, else nothing."""
+    return given if _REQUEST_ID.match(given) else ""
 
 
 def find(service: Service, name: str, version: str | None, alias: str | None = None) -> tuple[Model, Version | None]:

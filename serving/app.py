@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -22,41 +24,63 @@ from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from registry import __version__
 from registry.errors import PereneError
-from serving import dialects, openapi
+from serving import dialects, openapi, wording
 from serving.answering import Asked, Reply, prediction, request_id_of
 from serving.auth import ANYBODY, Caller, Keys, secret_of
 from serving.body import JSON, media_type, read_body
 from serving.dataplane import DataPlane
 from serving.dialects import columns
 from serving.dialects.dialect import PERENE, Dialect, of_path
-from serving.errors import Malformed, Unauthenticated, body_of, status_of
+from serving.errors import Limited, Malformed, Overloaded, status_of
+from serving.fallbacks import Fallbacks
+from serving.gpus import Gpus
+from serving.guard import Guard, page_headers
+from serving.idempotency import Idempotency
 from serving.labels import read_items
+from serving.limits import Limits
 from serving.meters import Meters
 from serving.models import Loader, Model, Table
-from serving.native import Lanes, NativeEngine
+from serving.native import NativeEngine
+from serving.numbers import Numbers
+from serving.refused import PROBLEM, refused
+from serving.residents import Residents, resident_names
+from serving.seen import Observer, Seen
 from serving.settings import ServingSettings
 from serving.state import parse_state, state_bytes
+from serving.usage import Usages
+from serving.web import Guarded
 
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 
-_PROBLEM = "application/problem+json"
 _log = logging.getLogger("perene.serving")
 
 
 class Service:
     """State of one serving process: the table of models, the keys, the spool."""
 
-    def __init__(self, settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics) -> None:
+    def __init__(
+        self, settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics, observer: Observer
+    ) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.observer = observer
         self.spool = spool
-        self.plane = DataPlane(spool, metrics)
+        self.fallbacks = Fallbacks(metrics)
+        self.gpus = Gpus()
+        self.plane = DataPlane(spool, metrics, self.fallbacks)
         self.meters = Meters(metrics)
         self.table = Table()
-        self.lanes = Lanes()
         self._cache = cache
-        self._loader = Loader(cache, settings, spool, metrics)
-        self._keys = Keys(())
+        self._loader = Loader(cache, settings, spool, metrics, self.fallbacks, self.gpus)
+        self.residents = Residents(self, self._loader, settings.max_models)
+        self.limits = Limits(
+            settings.limits, cache.parent / "run", largest=settings.max_rows, away=partial(_count_away, metrics)
+        )
+        self.idempotency = Idempotency(cache.parent / "run", settings.max_body_bytes)
+        self.usage = Usages(metrics)
+        self.numbers = Numbers(metrics.registry, self.settle)
+        self.guard = Guard(settings.web, settings.host)
+        self._keys = Keys((), self.limits)
         self._taken = b""
         self._behind: dict[str, float] = {}
 
@@ -74,6 +98,11 @@ class Service:
         handed = state_bytes(self._cache)
         stats = self.spool.stats()
         self.metrics.spool_bytes.set(stats.bytes)
+        self.usage.flush()
+        self.limits.sweep()
+        for name, model in self.table.models.items():
+            waiting = sum(version.batcher.waiting for version in model.versions.values())
+            self.metrics.queue_depth.labels(model=name).set(waiting)
         for name, since in self._behind.items():
             self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, time.time() - since))
         if handed == self._taken:
@@ -81,8 +110,9 @@ class Service:
         state = parse_state(handed)
         if state is None:
             return
-        self._keys = Keys(state.keys)
-        self.table = await asyncio.to_thread(self._loader.build, state, self.table)
+        self._keys = Keys(state.keys, self.limits)
+        async with self.residents.swapping:
+            self.table = await asyncio.to_thread(self._loader.build, state, self.table)
         self._taken = handed
         # the puller tries again and hands over again: the lag counts from the first time
         self._behind = {f.model: self._behind.get(f.model, time.time()) for f in self.table.failures}
@@ -91,11 +121,21 @@ class Service:
         _log.info("serving.table", extra={"revision": state.revision, "models": sorted(self.table.models)})
 
     def close(self) -> None:
-        """End the processes of native models; nothing is asked any more."""
-        self.lanes.close()
+        """End the threads of batchers and the processes of native models; nothing is asked any more."""
         for version in [v for m in self.table.models.values() for v in m.versions.values()]:
+            version.batcher.close()
             if isinstance(version.engine, NativeEngine):
                 version.engine.close()
+
+    def settle(self) -> None:
+        """Put what is counted elsewhere, because that is cheaper there, into the metrics: before anybody reads them."""
+        self.usage.flush()
+        self.meters.count()
+        self.plane.count()
+        self.gpus.observe(self.metrics)
+        for reason, lost in self.spool.stats().lost.items():
+            child = self.metrics.events_lost_total.labels(reason=reason)
+            child.inc(max(0.0, lost - child._value.get()))
 
     def check(self, request: Request, scope: str) -> Caller:
         """The caller, if it may do `scope` on the model of the path."""
@@ -103,7 +143,11 @@ class Service:
 
     def allow(self, secret: str, scope: str, model: str | None) -> Caller:
         """The caller behind `secret`, if it may do `scope` on `model`."""
-        return self._keys.check(secret, scope, model) if self.settings.auth else ANYBODY
+        return self._keys.check(secret, scope, model) if self.settings.auth else self._keys.anybody
+
+    def counter(self, model: str, code: int) -> Counter:
+        """What refusals of the fast lane are counted in, with the labels that `count` would give them."""
+        return self.metrics.requests_total.labels(model=model, version="", arm="", protocol="perene", code=str(code))
 
     def count(self, model: str, version: str, arm: str, code: int, protocol: str = "perene") -> None:
         """Count an answer. `model` is a deployed one or empty: labels stay bounded."""
@@ -111,21 +155,36 @@ class Service:
         self.metrics.requests_total.labels(**labels).inc()
 
 
-def create_app(settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics) -> FastAPI:
-    """The application over `cache`; starts cold from what was handed over last, whatever else is down."""
-    service = Service(settings, cache, spool, metrics)
+def create_app(
+    settings: ServingSettings,
+    cache: Path,
+    spool: Spool,
+    metrics: ServeMetrics,
+    observer: Observer | None = None,
+    *,
+    channel: socket.socket | None = None,
+) -> FastAPI:
+    """The application over `cache`; starts cold from what was handed over last, whatever else is down.
+
+    With a `channel`, this process is one of several workers, and the parent at its other end knows the numbers of all.
+    """
+    service = Service(settings, cache, spool, metrics, observer or Observer())
+    service.numbers = Numbers(metrics.registry, service.settle, channel)
     metrics.build_info.labels(version=__version__).set(1)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.refresh()
         follower = asyncio.create_task(service.follow())
-        async with dialects.listening(service):
+        async with service.numbers.told(), dialects.listening(service):
             yield
         follower.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await follower
         service.close()
+        await service.limits.close()
+        await asyncio.to_thread(service.observer.close)
+        service.idempotency.close()
 
     # a redirect would send the caller to whatever host its own header names
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -133,12 +192,13 @@ def create_app(settings: ServingSettings, cache: Path, spool: Spool, metrics: Se
     _routes(app, service)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _http_error)
+    app.add_middleware(Guarded, guard=service.guard, refuse=partial(_turned_away, service))
     return app
 
 
 def _routes(app: FastAPI, service: Service) -> None:
     def add(path: str, method: str, scope: str | None, handler: Handler, dialect: Dialect = PERENE) -> None:
-        app.add_route(path, _endpoint(service, scope, handler, dialect), methods=[method])
+        app.add_route(path, _endpoint(service, path, scope, handler, dialect), methods=[method])
 
     predict, feedback = prediction(service, _own, (JSON, *columns.MEDIA)), _feedback(service)
     add("/predict", "POST", "predict", predict)
@@ -160,25 +220,39 @@ def _routes(app: FastAPI, service: Service) -> None:
 
 
 def _endpoint(
-    service: Service, scope: str | None, handler: Handler, dialect: Dialect
+    service: Service, route: str, scope: str | None, handler: Handler, dialect: Dialect
 ) -> Callable[[Request], Awaitable[Response]]:
     """Authentication first, then the handler; errors of ours become answers here and nowhere else."""
 
     async def endpoint(request: Request) -> Response:
         request_id = _request_id(request)
+        seen = request.state.seen = Seen(request_id, dialect.protocol, request.method, route)
         service.metrics.requests_in_progress.inc()
+        caller, entered = ANYBODY, False
         try:
             caller = ANYBODY if scope is None else service.check(request, scope)
+            seen.key = caller.id
+            await service.limits.admit(caller)
+            entered = True
             response = await handler(request, caller, request_id)
             if scope not in (None, "predict"):  # a prediction is counted with its version and arm
                 service.count(_deployed(service, request), "", "", response.status_code, dialect.protocol)
-            return response
         except PereneError as error:
-            return _refusal(service, request, error, request_id, dialect)
+            response = _refusal(service, request, error, request_id, dialect)
         except ClientDisconnect:
-            return Response(status_code=499)
+            response = Response(status_code=499)
+        except Exception as error:  # a defect of ours: the caller gets an answer, the log what failed
+            _log.exception("serving.failed", extra={"request_id": request_id})
+            response = _failure(service, request, error, request_id, dialect)
         finally:
             service.metrics.requests_in_progress.dec()
+            if entered:
+                service.limits.leave(caller)
+        if caller.limits is not None:
+            response.headers.update(dict(service.limits.headers(caller)))
+        seen.model = seen.model or _deployed(service, request)
+        service.observer.tell(seen, response.status_code, request.headers)
+        return response
 
     return endpoint
 
@@ -187,7 +261,7 @@ def _own(data: bytes, media: str, request: Request) -> Asked:
     """Perene's own dialect, and tables of typed columns."""
     if media in columns.MEDIA:
         return columns.asked(data, media, request)
-    return Asked(lambda decoder: decoder.decode(data), lambda done: Reply(done.body()))
+    return Asked(lambda decoder: decoder.decode(data), lambda done: Reply(wording.body_of(done)))
 
 
 def _feedback(service: Service) -> Handler:
@@ -251,6 +325,8 @@ def _ready(service: Service) -> Handler:
             body["revision"] = service.table.revision
             body["models"] = {m.name: sorted(m.versions) for m in service.table.models.values()}
             body["failures"] = [msgspec.to_builtins(f) for f in service.table.failures]
+            body["fallbacks"] = service.fallbacks.told()
+            body["resident"] = resident_names(service.table)
             if not ready:
                 body["reason"] = "no deployed model is loaded and warm"
         return _json(body, request_id, status=200 if ready else 503)
@@ -260,23 +336,21 @@ def _ready(service: Service) -> Handler:
 
 def _metrics(service: Service) -> Handler:
     async def handler(_request: Request, _caller: Caller, _request_id: str) -> Response:
-        for reason, lost in service.spool.stats().lost.items():
-            child = service.metrics.events_lost_total.labels(reason=reason)
-            child.inc(max(0.0, lost - child._value.get()))
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await service.numbers.page(), media_type=CONTENT_TYPE_LATEST)
 
     return handler
 
 
 def _openapi(service: Service) -> Handler:
     async def handler(_request: Request, _caller: Caller, request_id: str) -> Response:
-        return _json(openapi.document(service.table, __version__), request_id)
+        return _json(openapi.document(service.table, __version__, service.settings.default_model), request_id)
 
     return handler
 
 
 async def _docs(_request: Request, _caller: Caller, _request_id: str) -> Response:
-    return HTMLResponse((Path(__file__).parent / "docs.html").read_text())
+    page = (Path(__file__).parent / "docs.html").read_text()
+    return HTMLResponse(page, headers=page_headers(page))
 
 
 def _facts(model: Model) -> dict[str, Any]:
@@ -288,10 +362,15 @@ def _facts(model: Model) -> dict[str, Any]:
         "candidate": model.route.candidate,
         "mode": model.route.mode,
         "weight": model.route.weight,
+        "resident": model.resident,
         "provider": champion.engine.provider,
+        "placement": dict(champion.engine.placement),
         "digest": champion.digest,
         "verdict": champion.certificate.get("verdict"),
         "output": champion.contract.output.kind,
+        "classes": champion.contract.output.classes,
+        "targets": champion.contract.output.targets,
+        "scores": champion.contract.output.scores,
     }
 
 
@@ -300,36 +379,52 @@ def _refusal(service: Service, request: Request, error: PereneError, request_id:
     service.count(_deployed(service, request), "", "", status, dialect.protocol)
     if status in (400, 413, 415, 422):
         service.metrics.validation_errors_total.labels(kind=error.code).inc()
-    elif status >= 500:
+    elif isinstance(error, Limited):
+        service.metrics.rejected_total.labels(reason=error.reason).inc()
+    elif status >= 500 and not isinstance(error, Overloaded):  # a line for each would be load, too
         _log.error("serving.failed", extra={"code": error.code, "request_id": request_id})
-    problem = _wants_problem(request)
-    headers = {"x-request-id": request_id}
-    if isinstance(error, Unauthenticated):
-        headers["www-authenticate"] = "Bearer"
-    if status == 503:
-        headers["retry-after"] = "1"
-    body = body_of(error, request_id, problem=True) if problem else dialect.envelope(error, request_id)
-    return Response(body, status, headers, _PROBLEM if problem else JSON)
+    made = refused(error, request_id, dialect.envelope, problem=_wants_problem(request))
+    return Response(made.body, made.status, made.headers, made.media)
+
+
+def _turned_away(service: Service, request: Request, error: PereneError) -> Response:
+    """The answer to a request that the guard did not let through: it has no route yet."""
+    request_id, dialect = _request_id(request), of_path(request.url.path)
+    response = _refusal(service, request, error, request_id, dialect)
+    service.observer.tell(Seen(request_id, dialect.protocol, request.method), response.status_code, request.headers)
+    return response
+
+
+def _count_away(metrics: ServeMetrics) -> None:
+    metrics.fallbacks_total.labels(model="", kind="limits").inc()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Unknown paths and methods, and what nobody foresaw, in the same envelope."""
+    """Unknown paths and methods."""
+    service: Service = request.app.state.service
+    dialect, request_id = of_path(request.url.path), _request_id(request)
+    response = _failure(service, request, error, request_id, dialect)
+    service.observer.tell(Seen(request_id, dialect.protocol, request.method), response.status_code, request.headers)
+    return response
+
+
+def _failure(service: Service, request: Request, error: Exception, request_id: str, dialect: Dialect) -> Response:
+    """What no route answers and what nobody foresaw, in the same envelope."""
     status = error.status_code if isinstance(error, HTTPException) else 500
+    service.count(_deployed(service, request), "", "", status, dialect.protocol)
     text = {404: "there is no such route", 405: "this route does not take this method"}.get(status, "refused")
-    dialect = of_path(request.url.path)
     headers = dict(getattr(error, "headers", None) or {})
-    request_id = _request_id(request)
     facts = {"code": f"http_{status}", "message": text, "request_id": request_id, "hint": "GET /openapi.json"}
     problem = _wants_problem(request)
     head = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": text}
     body = msgspec.json.encode({**head, **facts} if problem else {"error": facts})
     if not problem and dialect is not PERENE:
         body = dialect.envelope(Malformed(text), request_id)
-    return Response(body, status, {**headers, "x-request-id": request_id}, _PROBLEM if problem else JSON)
+    return Response(body, status, {**headers, "x-request-id": request_id}, PROBLEM if problem else JSON)
 
 
 def _wants_problem(request: Request) -> bool:
-    return _PROBLEM in request.headers.get("accept", "")
+    return PROBLEM in request.headers.get("accept", "")
 
 
 def _deployed(service: Service, request: Request) -> str:

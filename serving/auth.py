@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.errors import NotAllowed
+from registry.keys import KeyLimits, well_formed
 from serving.errors import Unauthenticated
+from serving.limits import Allowance, Limits
 from serving.state import Key
 
 
@@ -18,6 +20,13 @@ class Caller:
     id: str
     scopes: frozenset[str]
     models: frozenset[str]
+    limits: Allowance | None = None
+    """Nothing for most: no limit is asked after."""
+
+    def may(self, scope: str) -> None:
+        """Raise NotAllowed when the key has not this scope."""
+        if scope not in self.scopes:
+            raise NotAllowed(f"this key may not {scope}", where="Authorization", expected=f"a key with scope {scope}")
 
     def may_use(self, model: str) -> None:
         """Raise NotAllowed when the key is limited to other models."""
@@ -26,15 +35,23 @@ class Caller:
 
 
 ANYBODY = Caller("", frozenset({"predict", "feedback", "read"}), frozenset())
-"""Who calls when authentication is off (loopback only)."""
+"""Who calls a route that asks for no key; and all others when authentication is off (loopback only), as one caller."""
 
 
 class Keys:
-    """The keys that are valid now. A lookup by sha256 tells a guesser nothing about how close a guess came."""
+    """The keys that are valid now.
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    A lookup by sha256 takes another time for another digest, but a guesser cannot choose digests: how close a guess
+    came to a key is not to be learnt from it.
+    """
+
+    def __init__(self, keys: Iterable[Key], limits: Limits) -> None:
+        given = {key.id: key for key in keys}
+        allowed = limits.allowances({ANYBODY.id: KeyLimits(), **{key.id: key.limits for key in given.values()}})
+        self.anybody = replace(ANYBODY, limits=allowed.get(ANYBODY.id))
         self._by_digest: Mapping[str, Caller] = {
-            key.sha256: Caller(key.id, frozenset(key.scopes), frozenset(key.models)) for key in keys
+            key.sha256: Caller(key.id, frozenset(key.scopes), frozenset(key.models), allowed.get(key.id))
+            for key in given.values()
         }
 
     def check(self, secret: str, scope: str, model: str | None) -> Caller:
@@ -46,14 +63,17 @@ class Keys:
         """
         caller = self._by_digest.get(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest())
         if caller is None:
+            mistyped = secret != "" and not well_formed(secret)
             raise Unauthenticated(
-                "a valid API key is needed",
+                "this is not a whole API key" if mistyped else "a valid API key is needed",
                 where="Authorization",
                 expected="Authorization: Bearer prn_…  or  X-API-Key: prn_…",
-                hint="perene up prints a key; revoked keys stop within seconds",
+                hint="it was cut or mistyped: copy it again"
+                if mistyped
+                else "perene up prints a key; revoked keys stop within seconds",
             )
         if scope not in caller.scopes:
-            raise NotAllowed(f"this key may not {scope}", where="Authorization", expected=f"a key with scope {scope}")
+            caller.may(scope)
         if model is not None:
             caller.may_use(model)
         return caller

@@ -1,102 +1,139 @@
-"""Greedy batching on the event loop: never wait while idle; what arrives in one turn of the loop goes together.
+"""Greedy batching: never wait while idle; what queued while the engine was busy goes together as the next batch.
 
-A row that cannot be packed, or that makes the graph fail, fails alone.
+A light model runs on the event loop, with what arrived in the same turn of it. A heavy one has a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
+from monitoring.metrics import ServeMetrics
 from registry.errors import PereneError
+from serving.admission import Admission, Cost, Turn
 from serving.decode import Decoder
-from serving.engine import Answer, Engine
-from serving.errors import InferenceFailed
+from serving.engine import Answer
+from serving.engine_queue import EngineQueue
+from serving.native import NativeEngine
+from serving.runner import Counts, Done, Item, Outcome, Row, Runner, Runs, Tensors, tell
+from serving.settings import ServingSettings
 
-_log = logging.getLogger("perene.serving")
-Row = tuple[Any, ...]
-Outcome = Answer | PereneError
-Done = Callable[[Outcome, float], None]
-"""Called with the answer to one request, and the seconds its batch took."""
-
-MAX_BATCH_ROWS: Final = 256
+LIGHT_S: Final = 1e-3
+LIGHT_ROWS: Final = 16
+"""A model that takes longer than `LIGHT_S` for so many rows is not asked on the loop: others would wait for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One request's rows and whom to tell."""
-
-    rows: list[Row]
-    done: Done
+def _never() -> bool:
+    return False
 
 
 class Batcher:
-    """Runs one version's light requests. Used from one event loop, and never blocks it for long."""
+    """The queue of one version, for every lane and dialect. Used from one event loop.
 
-    def __init__(self, engine: Engine, decoder: Decoder) -> None:
-        self._engine = engine
-        self._decoder = decoder
-        self._waiting: list[Item] = []
+    Threads are made when they are needed, and end when nobody holds the batcher any more.
+    """
 
-    def submit(self, rows: list[Row], done: Done) -> None:
-        """Answer `rows` in this turn of the loop; `done` is called later, never from here."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append(Item(rows, done))
+    def __init__(self, runner: Runner, admission: Admission, *, inline: bool = True) -> None:
+        self._runner = runner
+        self._admission = admission
+        self.light = inline and runner.cost.of(LIGHT_ROWS) <= LIGHT_S
+        self._turn: deque[Item] = deque()
+        self._queue = EngineQueue(runner, admission, "engine")
+        self._large = EngineQueue(runner, admission, "engine-large")
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the engine."""
+        return len(self._turn) + self._queue.requests + self._large.requests
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, or waits to be."""
+        return bool(self._turn) or self._queue.busy or self._large.busy
+
+    def admit(self) -> None:
+        """Ask before a body is read whether its rows could be answered in time.
+
+        Raises:
+            Overloaded: they could not.
+        """
+        self._admission.check(self.waiting, self._queue.wait_s())
+
+    def submit(self, rows: Sequence[Row], done: Done, gone: Callable[[], bool] = _never) -> None:
+        """Answer `rows` soon.
+
+        Args:
+            rows: as the contract's decoder reads them.
+            done: called later on this loop, never from here.
+            gone: says that nobody waits any more.
+        """
+        self._submit(Item(rows, None, done, gone, perf_counter()))
+
+    async def answer(self, rows: Sequence[Row], tensors: Tensors) -> tuple[Answer, float, float]:
+        """The answer to packed rows, and the seconds that they waited and that their batch ran.
+
+        Raises:
+            Overloaded: they waited for longer than they may, and were not run.
+            InferenceFailed, OutputNotFinite: the engine failed on them.
+        """
+        future: asyncio.Future[tuple[Outcome, float, float]] = asyncio.get_running_loop().create_future()
+
+        def done(*told: object) -> None:
+            if not future.done():
+                future.set_result(told)  # type: ignore[arg-type]
+
+        self._submit(Item(rows, tensors, done, future.cancelled, perf_counter()))
+        outcome, queue_s, infer_s = await future
+        if isinstance(outcome, PereneError):
+            raise outcome
+        return outcome, queue_s, infer_s
+
+    def close(self) -> None:
+        """Let the threads go; a run that has begun is finished, what waits is dropped."""
+        self._queue.close()
+        self._large.close()
+
+    def _submit(self, item: Item) -> None:
+        if self._runner.together and len(item.rows) > self._runner.most_rows:
+            self._large.put(item)  # beside the others: they would wait for as long as all of its rows take
+        elif not self.light:
+            self._queue.put(item)
+        else:
+            if not self._turn:
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._turn.append(item)
 
     def _flush(self) -> None:
-        items, self._waiting = self._waiting, []
-        while items:
-            batch, items = _take(items)
-            outcomes, seconds = self._answer(batch)
-            for item, outcome in zip(batch, outcomes, strict=True):
-                item.done(outcome, seconds)
-
-    def _answer(self, items: list[Item]) -> tuple[list[Outcome], float]:
-        began = perf_counter()
-        outcomes: list[Outcome]
-        try:
-            outcomes = self._together(items) if len(items) > 1 else [self._alone(items[0])]
-        except PereneError:
-            outcomes = [self._alone(item) for item in items]
-        except Exception:  # whoever waits must be told, whatever it was
-            _log.exception("serving.batch_failed")
-            outcomes = [InferenceFailed("the model failed on this input") for _ in items]
-        return outcomes, perf_counter() - began
-
-    def _alone(self, item: Item) -> Outcome:
-        try:
-            return self._engine.run(self._decoder.pack(item.rows))
-        except PereneError as error:
-            return error
-
-    def _together(self, items: list[Item]) -> list[Outcome]:
-        whole = self._engine.run(self._decoder.pack([row for item in items for row in item.rows]))
-        outcomes: list[Outcome] = []
-        start = 0
-        for item in items:
-            end = start + len(item.rows)
-            outcomes.append(_part(whole, start, end))
-            start = end
-        return outcomes
+        turn, self._turn = self._turn, deque()
+        while turn:
+            items = self._runner.take(turn)
+            began = perf_counter()
+            outcomes = self._runner.run(items, bounded=bool(turn))
+            tell(items, outcomes, began, perf_counter())
 
 
-def _take(items: list[Item]) -> tuple[list[Item], list[Item]]:
-    """The first items that together have at most `MAX_BATCH_ROWS` rows, but at least one; and the others."""
-    rows = len(items[0].rows)
-    count = 1
-    while count < len(items) and rows + len(items[count].rows) <= MAX_BATCH_ROWS:
-        rows += len(items[count].rows)
-        count += 1
-    return items[:count], items[count:]
+class Batchers:
+    """Makes the batchers of one process: they share the event loop, and so the bound of its turns."""
 
+    def __init__(self, settings: ServingSettings, metrics: ServeMetrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._turn = Turn(settings.queue.seconds)
 
-def _part(whole: Answer, start: int, end: int) -> Answer:
-    def cut(values: list[Any] | None) -> list[Any] | None:
-        return None if values is None else values[start:end]
+    def of(self, engine: Runs, decoder: Decoder, cost: Cost) -> Batcher:
+        """The batcher of a version.
 
-    return Answer(whole.predictions[start:end], cut(whole.values), cut(whole.scores))
+        A native model answers one request after the other, since a row that ends its process must hurt no other
+        request; and as long as it may take for one, the others may wait.
+        """
+        queue, model = self._settings.queue, decoder.contract.model
+        native = isinstance(engine, NativeEngine)
+        seconds = max(queue.seconds, self._settings.native_seconds) if native else queue.seconds
+        counts = Counts.of(self._metrics, model)
+        runner = Runner(engine, decoder, cost, counts, most_rows=queue.max_batch_rows, together=not native)
+        refused = self._metrics.rejected_total.labels
+        admission = Admission(queue.model_copy(update={"seconds": seconds}), self._turn, refused)
+        return Batcher(runner, admission, inline=not native)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from monitoring.events import Arm, LabelEvent, PredictionEvent
-from monitoring.ids import uuid7
+from monitoring.blocks import Answered
+from monitoring.events import Arm, LabelEvent
+from monitoring.ids import uuid7s
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
-from registry.contract import Contract
 from registry.errors import ContractViolation, FieldError, PereneError
-from serving.decode import Batch, Decoder
+from serving.cache import row_key
+from serving.decode import Batch, Decoder, Rows
 from serving.engine import Answer
 from serving.explain import short
+from serving.fallbacks import Fallbacks
 from serving.labels import LabelItem, check_at, check_label
 from serving.models import Model, Version
 from serving.routing import Choice, choose
@@ -32,36 +34,41 @@ Read = Callable[[Decoder], Batch]
 """Reads one request by the contract of whichever version is to answer it: the only part that dialects differ in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Predicted:
+class Predicted(msgspec.Struct, frozen=True):
     """N answers with their ids, who gave them, and the shadow work that is left for after the reply."""
 
     version: Version
     arm: Arm
     answer: Answer
     ids: list[str]
-    shadow: Callable[[], None] | None = None
+    shadow: Callable[[], Coroutine[Any, Any, None]] | None = None
     parse_s: float = 0.0
+    queue_s: float = 0.0
     infer_s: float = 0.0
-
-    def body(self) -> bytes:
-        """The answer in Perene's own dialect."""
-        body: dict[str, Any] = {
-            "model": self.version.model,
-            "version": self.version.version,
-            "arm": self.arm,
-            "predictions": self.answer.predictions,
-        }
-        if self.answer.scores is not None:
-            body["scores"] = self.answer.scores
-        elif self.version.contract.output.classes:
-            body["probabilities"] = self.answer.values
-        body["prediction_ids"] = self.ids
-        return msgspec.json.encode(body)
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Who:
+    """Who asks: the id of a key and of a request, and the version that was asked for by its number."""
+
+    key: str
+    request_id: str
+    pinned: Version | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """A run: whose, of what, and how long it waited and took."""
+
+    version: Version
+    arm: Arm
+    batch: Batch
+    answer: Answer
+    queue_s: float
+    infer_s: float
+
+
+class Record(msgspec.Struct, frozen=True):
     """What the event log keeps of one answered request, beside the answer."""
 
     arm: Arm
@@ -72,105 +79,145 @@ class Record:
     latency_ms: float
 
 
+class _Served(msgspec.Struct, frozen=True):
+    """What the caller was answered, whom a shadow is compared with, and when the shadow was asked."""
+
+    at: float | None
+    answer: Answer
+    ids: list[str]
+    began: float
+
+
 class DataPlane:
     """Predictions and labels of one process."""
 
-    def __init__(self, spool: Spool, metrics: ServeMetrics, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, spool: Spool, metrics: ServeMetrics, fallbacks: Fallbacks, clock: Callable[[], float] = time.time
+    ) -> None:
         self._spool = spool
         self._metrics = metrics
+        self._fallbacks = fallbacks
         self._clock = clock
-        self._predictions = metrics.events_total.labels(kind="prediction")
-        self._shadows = metrics.events_total.labels(kind="shadow")
+        self._logged = {"prediction": 0, "shadow": 0}
+        self._counted = dict(self._logged)
 
-    def predict(self, model: Model, read: Read, *, key: str, request_id: str, pinned: Version | None) -> Predicted:
+    async def predict(self, model: Model, read: Read, who: Who, *, heavy: bool) -> Predicted:
         """Decode, choose the arm, run, log. A failing candidate falls to the champion and is counted.
+
+        Args:
+            model: asked for.
+            read: reads the rows.
+            who: asks.
+            heavy: reading and logging take longer than the event loop should wait: a thread does them.
 
         Raises:
             Malformed, TooLarge, ContractViolation: the body.
             InferenceFailed, OutputNotFinite: the champion failed.
+            Overloaded: the rows waited for the champion longer than they may.
         """
         began = time.perf_counter()
-        reader = pinned or model.champion
-        batch = read(reader.decoder)
+        pinned = who.pinned
+        batch = await _aside((pinned or model.champion).decoder, read, heavy=heavy)
+        if batch.widened:
+            self._metrics.coerced_total.labels(model=model.name).inc(batch.widened)
         self.check_time(batch.at)
         parsed = time.perf_counter()
-        entity = batch.entity or request_id
+        entity = batch.entity or who.request_id
         choice = Choice(pinned.version, "champion") if pinned else choose(model.route, entity)
-        version, arm, answer, batch = self._run(model, choice, read, batch, pinned)
-        ended = time.perf_counter()
-        ids = [uuid7() for _ in batch.rows]
-        record = Record(arm, batch.rows, batch.at, batch.entity or "", key, (ended - began) * 1e3)
-        self.log(version, record, answer, ids)
+        ran = await self._run(model, choice, read, batch, pinned)
+        batch, answer = ran.batch, ran.answer
+        ids = uuid7s(len(batch.rows))
+        record = Record(ran.arm, batch.rows, batch.at, batch.entity or "", who.key, (time.perf_counter() - began) * 1e3)
+        self.log(ran.version, record, answer, ids)
         shadow = self._shadow(model, choice.shadow, read, batch, answer, ids) if choice.shadow is not None else None
-        return Predicted(version, arm, answer, ids, shadow, parsed - began, ended - parsed)
+        return Predicted(ran.version, ran.arm, answer, ids, shadow, parsed - began, ran.queue_s, ran.infer_s)
 
     def check_time(self, at: float | None) -> None:
         """Refuse an event time that lies ahead of now, or too far back."""
         if at is not None:
             check_at(at, self._clock())
 
-    def _run(
+    async def _run(
         self, model: Model, choice: Choice, read: Read, batch: Batch, pinned: Version | None
-    ) -> tuple[Version, Arm, Answer, Batch]:
+    ) -> _Ran:
         if pinned is not None:
-            return pinned, "pinned", pinned.engine.run(batch.tensors), batch
+            return await _ran(pinned, "pinned", batch)
         if choice.arm == "candidate":
             version = model.versions[choice.version]
             try:
                 own = _as_read_by(version, model.champion, read, batch)
-                return version, "candidate", version.engine.run(own.tensors), own
+                return await _ran(version, "candidate", own)
             except PereneError as error:
                 self._metrics.rejected_total.labels(reason="candidate_failed").inc()
+                self._fallbacks.note(model.name, version.version, "candidate", error.code)
                 _log.warning("serving.candidate_failed", extra={"model": model.name, "code": error.code})
-        return model.champion, "champion", model.champion.engine.run(batch.tensors), batch
+        return await _ran(model.champion, "champion", batch)
 
     def _shadow(
         self, model: Model, number: int, read: Read, batch: Batch, served: Answer, ids: list[str]
-    ) -> Callable[[], None]:
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
         version = model.versions[number]
 
-        def work() -> None:
+        async def work() -> None:
             began = time.perf_counter()
+            outcome: Answer | PereneError
             try:
-                answer = version.engine.run(_as_read_by(version, model.champion, read, batch).tensors)
+                version.batcher.admit()
+                own = _as_read_by(version, model.champion, read, batch)
+                outcome, _, _ = await version.batcher.answer(own.rows, own.tensors)
             except PereneError as error:
-                self._metrics.rejected_total.labels(reason="shadow_failed").inc()
-                _log.warning("serving.shadow_failed", extra={"model": model.name, "code": error.code})
-                return
-            differ = sum(not _same(a, b) for a, b in zip(answer.predictions, served.predictions, strict=True))
-            if differ:
-                self._metrics.shadow_disagreements_total.labels(model=model.name).inc(differ)
-            taken = (time.perf_counter() - began) * 1e3
-            self.log(version, Record("shadow", batch.rows, batch.at, "", "", taken), answer, ids)
+                outcome = error
+            self._shadowed(version, _Served(batch.at, served, ids, began), outcome)
 
         return work
 
+    def shadow(self, version: Version, rows: Rows, answer: Answer, ids: list[str]) -> None:
+        """Have a version of the same layout answer as well, now that the caller has an answer, and log it."""
+        served = _Served(rows.at, answer, ids, time.perf_counter())
+        try:
+            version.batcher.admit()
+        except PereneError as error:
+            self._shadowed(version, served, error)
+            return
+        version.batcher.submit(rows.values, lambda outcome, *_times: self._shadowed(version, served, outcome))
+
+    def _shadowed(self, version: Version, served: _Served, outcome: Answer | PereneError) -> None:
+        if isinstance(outcome, PereneError):
+            self._metrics.rejected_total.labels(reason="shadow_failed").inc()
+            _log.warning("serving.shadow_failed", extra={"model": version.model, "code": outcome.code})
+            return
+        differ = sum(not _same(a, b) for a, b in zip(outcome.predictions, served.answer.predictions, strict=True))
+        if differ:
+            self._metrics.shadow_disagreements_total.labels(model=version.model).inc(differ)
+        taken = (time.perf_counter() - served.began) * 1e3
+        self.log(version, Record("shadow", (), served.at, "", "", taken), outcome, served.ids)
+
+    def count(self) -> None:
+        """Bring the counters of events up to date: adding to them for each request is dearer than all of `log`."""
+        for kind, events in self._logged.items():
+            self._metrics.events_total.labels(kind=kind).inc(events - self._counted[kind])
+            self._counted[kind] = events
+
     def log(self, version: Version, record: Record, answer: Answer, ids: Sequence[str]) -> None:
-        """Append an event for each row; `ids` are new, or for a shadow those of the answer that was heard."""
+        """Log each row, on the event loop; `ids` are new, or for a shadow those of the answer that was heard."""
         now = self._clock()
         at = now if record.at is None else record.at
-        entity = hashlib.sha256(record.entity.encode()).hexdigest()[:16] if record.entity else ""
-        contract, shadow = version.contract, record.arm == "shadow"
-        latency = round(record.latency_ms, 3)
-        for n, identifier in enumerate(ids):
-            values = answer.values[n] if answer.values is not None else None
-            self._spool.append(
-                PredictionEvent(
-                    identifier,
-                    at,
-                    now,
-                    version.model,
-                    version.version,
-                    record.arm,
-                    entity,
-                    [] if shadow else kept(contract, record.rows[n]),
-                    values[0] if contract.output.targets and values else answer.predictions[n],
-                    values,
-                    latency,
-                    record.key,
-                )
-            )
-        (self._shadows if shadow else self._predictions).inc(len(ids))
+        answered = Answered(
+            version.contract,
+            version.version,
+            record.arm,
+            at,
+            now,
+            record.entity,
+            record.key,
+            record.latency_ms,
+            ids,
+            record.rows,
+            answer.predictions,
+            answer.values,
+        )
+        self._spool.append(answered)
+        self._logged["shadow" if record.arm == "shadow" else "prediction"] += len(ids)
 
     async def feedback(self, models: Callable[[str], Model], items: list[LabelItem]) -> list[dict[str, Any]]:
         """Check each label and make the good ones durable; per-item results in order.
@@ -182,8 +229,6 @@ class DataPlane:
         Raises:
             StoreUnavailable: the disk refused; nothing was acknowledged.
         """
-        import asyncio
-
         now = self._clock()
         results: list[dict[str, Any]] = []
         events: list[LabelEvent] = []
@@ -206,18 +251,21 @@ class DataPlane:
         return results
 
 
-def kept(contract: Contract, row: tuple[Any, ...]) -> list[Any]:
-    """The row as the event log may keep it: stored, hashed or dropped by each column's policy."""
-    if all(column.policy == "store" for column in contract.columns):
-        return list(row)
-    out: list[Any] = []
-    for column, value in zip(contract.columns, row, strict=True):
-        if column.policy == "store" or value is None:
-            out.append(value)
-        else:
-            digest = hashlib.sha256(str(value).encode()).hexdigest()[:16]
-            out.append(digest if column.policy == "hash" else None)
-    return out
+async def _ran(version: Version, arm: Arm, batch: Batch) -> _Ran:
+    cache = version.cache
+    if cache is None or len(batch.rows) != 1:
+        return _Ran(version, arm, batch, *await version.batcher.answer(batch.rows, batch.tensors))
+    key = row_key(batch.tensors)
+    known = cache.get(key)
+    if known is not None:
+        return _Ran(version, arm, batch, known, 0.0, 0.0)
+    answer, queue_s, infer_s = await version.batcher.answer(batch.rows, batch.tensors)
+    cache.put(key, answer)
+    return _Ran(version, arm, batch, answer, queue_s, infer_s)
+
+
+async def _aside(decoder: Decoder, read: Read, *, heavy: bool) -> Batch:
+    return await asyncio.to_thread(read, decoder) if heavy else read(decoder)
 
 
 def _as_read_by(version: Version, reader: Version, read: Read, batch: Batch) -> Batch:

@@ -5,9 +5,7 @@ The fast path accepts or refuses; only a refused body is read a second time, to 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal
@@ -20,6 +18,7 @@ from registry.contract import EXACT_INT, Column, Contract
 from registry.errors import ContractViolation, FieldError
 from serving.errors import Malformed, TooLarge
 from serving.explain import explain_row, short
+from serving.json_text import check_parts, read_json
 
 Array = npt.NDArray[Any]
 Mode = Literal["strict", "coerce", "mlflow"]
@@ -27,10 +26,10 @@ Mode = Literal["strict", "coerce", "mlflow"]
 # 3.0 is a whole number too: whether an integer column got one is seen when it is packed
 _TYPES: dict[str, Any] = {"float": float, "int": int | float, "bool": bool, "string": str}
 _TOP = ("rows", "entity", "at", "params")
+_LARGE = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """A body that was read and checked against the types of the contract, and not packed yet."""
 
     values: list[tuple[Any, ...]]
@@ -38,14 +37,15 @@ class Rows:
     at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """A decoded request: N rows of values in the contract's order, and the tensors the graph takes."""
 
     rows: Sequence[tuple[Any, ...]]
     tensors: dict[str, Array]
     entity: str | None
     at: float | None
+    widened: int = 0
+    """Values that were taken though they are not of their column's type to the letter."""
 
 
 class Decoder:
@@ -99,6 +99,8 @@ class Decoder:
         """
         entity = at = None
         keys = 0
+        if len(data) > _LARGE:
+            check_parts(data, self.max_rows)
         try:
             if b'"rows"' in data:
                 body: Any = self._body.decode(data)
@@ -113,7 +115,7 @@ class Decoder:
             raise Malformed("the body is not JSON", expected="JSON in UTF-8", hint=str(error)[:200]) from None
         # a key that occurs twice makes more colons than keys; only then is the body worth a second look
         if b"\\" in data or data.count(b":") > keys + len(rows) * len(self.contract.columns):
-            refuse_duplicates(data)
+            read_json(data, most_rows=self.max_rows)
         if not rows:
             raise ContractViolation("there are no rows", errors=(FieldError("rows", "there are no rows", "1 or more"),))
         if len(rows) > self.max_rows:
@@ -125,7 +127,7 @@ class Decoder:
         """A body that is not of the contract to the letter, as the mode takes it."""
         from serving.dialects.json_rows import parse, read_rows
 
-        body = parse(data)
+        body = parse(data, most_rows=self.max_rows)
         if "rows" not in body:
             return read_rows(self, [body])
         about = [body.get(name) for name in ("entity", "at")]
@@ -193,10 +195,7 @@ class Decoder:
 
     def _explain(self, data: bytes) -> ContractViolation | Malformed:
         """Everything that is wrong with a body that the fast path refused."""
-        try:
-            whole = json.loads(data, object_pairs_hook=_no_duplicates, parse_int=_int)
-        except (ValueError, RecursionError):
-            return Malformed("the body is not JSON", expected="JSON in UTF-8")
+        whole = read_json(data, most_rows=self.max_rows)
         if not isinstance(whole, dict):
             got = type(whole).__name__
             return Malformed("the body is not an object", expected='{"rows": […]} or one row', got=got)
@@ -222,26 +221,6 @@ class Decoder:
             found = [FieldError("rows", "a value is outside of what its type can hold", "JSON of the contract")]
         first = found[0]
         return ContractViolation(f"{first.path}: {first.message}", errors=tuple(found[:20]))
-
-
-def refuse_duplicates(data: bytes) -> None:
-    """Raise Malformed when an object of the body has a key twice: parsers disagree on which one counts."""
-    try:
-        json.loads(data, object_pairs_hook=_no_duplicates, parse_int=_int)
-    except RecursionError:
-        raise Malformed("the body is nested too deeply", expected="JSON in UTF-8") from None
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise Malformed("a key occurs twice in one object", expected="each key once")
-    return found
-
-
-def _int(text: str) -> int | float:
-    # thousands of digits cost quadratic time to convert, and are refused whatever they are
-    return int(text) if len(text) < 25 else float("inf")
 
 
 def _field_type(column: Column) -> Any:

@@ -34,6 +34,12 @@ class TooLarge(PereneError):
     code = "too_large"
 
 
+class HeadersTooLarge(PereneError):
+    """The head of the request is over a limit."""
+
+    code = "headers_too_large"
+
+
 class WrongMediaType(PereneError):
     """The body is of a media type that this route does not read."""
 
@@ -53,9 +59,13 @@ class NotReady(PereneError):
 
 
 class Limited(PereneError):
-    """A key has used what it may use for now: its rate, its requests at once or its day's quota."""
+    """A key has used what it may use for now: its rate, its requests at once or its day's quota.
+
+    `reason` is one of rate, concurrency and quota.
+    """
 
     code = "rate_limited"
+    reason: str = "rate"
     retry_after_s: float = 1.0
 
 
@@ -73,13 +83,14 @@ class DeadlineExceeded(PereneError):
 
 
 class IdempotencyConflict(PereneError):
-    """The idempotency key came before, with another request."""
+    """The idempotency key came before, with another request, or with one that is still being answered."""
 
     code = "idempotency_conflict"
+    retry_after_s: float | None = None
 
 
 class HostNotAllowed(PereneError):
-    """The Host or Origin of the request is none that is served here."""
+    """The Host of the request is none by which this server is called."""
 
     code = "host_not_allowed"
 
@@ -108,6 +119,7 @@ _STATUS: Final[tuple[tuple[type[PereneError], int], ...]] = (
     (ContractViolation, 422),
     (HostNotAllowed, 421),
     (Limited, 429),
+    (HeadersTooLarge, 431),
     (NotReady, 503),
     (Overloaded, 503),
     (DeadlineExceeded, 504),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
 from registry.contract import Output
 from registry.errors import ContractViolation, FieldError
-from serving.decode import refuse_duplicates
 from serving.errors import Malformed, TooLarge
 from serving.explain import json_type
+from serving.json_text import read_json
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 
@@ -39,10 +36,7 @@ def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
         Malformed: not JSON of that form, or a key occurs twice.
         TooLarge: more than `most` items.
     """
-    try:
-        body: Any = _parse(data)
-    except (ValueError, RecursionError):
-        raise Malformed("the body is not JSON", expected="JSON in UTF-8") from None
+    body = read_json(data, most_rows=most)
     if isinstance(body, dict):
         body = body["items"] if set(body) == {"items"} else [body]
     wanted = '[{"prediction_id": "…", "label": 1.5}]'
@@ -50,7 +44,6 @@ def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
         raise Malformed("the body is not a list of labels", expected=wanted)
     if len(body) > most:
         raise TooLarge("too many labels in one request", where="items", expected=f"at most {most}")
-    refuse_duplicates(data)
     items = []
     for n, item in enumerate(body):
         named = model or item.get("model")
@@ -59,18 +52,6 @@ def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
             raise Malformed(f"item {n} has no prediction_id or label", where=f"items[{n}]", expected=wanted)
         items.append(LabelItem(named, identifier, item["label"], item.get("at")))
     return items
-
-
-def _parse(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        # 1e999 is JSON too, and its item deserves an answer of its own; NaN is not JSON
-        return json.loads(data.decode(), parse_constant=_no_constant)
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(text)
 
 
 def check_label(output: Output, item: LabelItem) -> tuple[float | int | str | bool, float | None]:

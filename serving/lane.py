@@ -3,8 +3,6 @@
 It takes what it knows how to answer and nothing else. Whatever is not an ordinary request for an ordinary answer
 (another route, a wrong key, a bad body, a model that fails) goes to the application with the same bytes, so there is
 one place where refusals are made, and both lanes cannot disagree on them.
-
-The protocol also owns the deadlines that uvicorn has not: a connection that trickles its header or body is closed.
 """
 
 from __future__ import annotations
@@ -12,57 +10,57 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from monitoring.events import Arm
-from monitoring.ids import uuid7
+from monitoring.ids import uuid7s
 from registry.errors import PereneError
 from serving.answering import INLINE_BYTES, request_id_of
+from serving.bounded import BoundedProtocol, Bounds, Watch
 from serving.dataplane import Predicted, Record
 from serving.engine import Answer
-from serving.routing import Choice, choose
+from serving.errors import Limited, Overloaded
+from serving.fast_cycle import FastCycle, Way, way_of
+from serving.refused import PROBLEM, Forms
+from serving.request_log import Line
+from serving.seen import Seen
+from serving.visit import Visit
+from serving.wording import body_of, head_of, line_of
 
 if TYPE_CHECKING:
     from serving.app import Service
+    from serving.decode import Rows
     from serving.models import Model, Version
 
-HEADER_DEADLINE_S: Final = 10.0
-BODY_DEADLINE_S: Final = 30.0
-SWEEP_S: Final = 1.0
-_SPECIAL: Final = frozenset((b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"))
+_SPECIAL: Final = frozenset(
+    (b"content-encoding", b"transfer-encoding", b"expect", b"upgrade")
+    + (b"origin", b"sec-fetch-site", b"x-model-version", b"idempotency-key")
+)
 """Headers that an ordinary request has not."""
 _JSON: Final = frozenset((b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"))
 
 
-class _NoEvent:
-    """Takes the place of a cycle's event: nothing waits for the parts of a fast request."""
+class Reply(Protocol):
+    """Sends an answer to the connection of a request."""
 
-    def set(self) -> None:
-        """Nobody is waiting."""
+    def __call__(self, head: bytes, body: bytes, status: int = 200, /) -> None:
+        """Send these headers, each with its end of line, and this body."""
 
 
-class FastCycle:
-    """A request in the fast lane, in the form in which the protocol keeps requests of an application."""
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that waits for its answer, with the two ways out."""
 
-    def __init__(
-        self, model: Model, pinned: Version | None, url: bytes, headers: dict[bytes, bytes], *, keep_alive: bool
-    ) -> None:
-        self.model = model
-        self.pinned = pinned
-        self.url = url
-        self.headers = headers
-        self.keep_alive = keep_alive
-        self.body = bytearray()
-        self.more_body = True
-        self.disconnected = False
-        self.response_complete = False
-        self.message_event = _NoEvent()
-        self.began = perf_counter()
+    cycle: FastCycle
+    rows: Rows
+    way: Way
+    reply: Reply
+    fall: Callable[[], None]
+    parsed: float
 
 
 class FastLane:
@@ -72,7 +70,12 @@ class FastLane:
         self._service = service
         self._routes: dict[bytes, tuple[Model, Version | None]] = {}
         self._table: object = None
-        self._sweeping = False
+        self._default: object = None
+        self._default_line = b""
+        self._forms = Forms(service.counter)
+        self.names_us = service.guard.host
+        self.traces = service.observer.tracing is not None
+        """Spans are made in the application."""
 
     def target(self, url: bytes) -> tuple[Model, Version | None] | None:
         """The model and pinned version of a predict route, if this is one."""
@@ -81,121 +84,163 @@ class FastLane:
             self._routes = _routes(self._service)
         return self._routes.get(url)
 
-    def answer(self, cycle: FastCycle, reply: Callable[[bytes, bytes], None], fall: Callable[[], None]) -> None:
+    def default(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The headers of every answer as they are written; uvicorn makes a new list each second, for the date."""
+        if headers is not self._default:
+            self._default, self._default_line = headers, line_of(headers)
+        return self._default_line
+
+    def answer(self, cycle: FastCycle, reply: Reply, fall: Callable[[], None]) -> None:
         """Answer soon with `reply(head, body)`, or leave the request to the application with `fall()`."""
         service, model = self._service, cycle.model
+        if service.residents.most is not None:
+            service.residents.touch(model.name)
         reader = cycle.pinned or model.champion
+        visit: Visit | None = None
         try:
             caller = service.allow(_secret(cycle.headers), "predict", model.name)
-            rows = reader.decoder.read(bytes(cycle.body))
+            cycle.key = caller.id
+            if caller.limits is not None:
+                if service.limits.shared:
+                    fall()
+                    return
+                visit = Visit(service.limits, caller, reply, fall)
+                reply, fall = visit.reply, visit.fall
+                visit.enter()
+            reader.batcher.admit()
+            rows = reader.decoder.read(bytes(cycle.body))  # the very bytes where they came as one piece
             service.plane.check_time(rows.at)
-        except PereneError:
+            if visit is not None:
+                visit.rows(len(rows.values))
+        except (Overloaded, Limited) as error:
+            self._refuse(cycle, error, reply)
+            return
+        except Exception:  # refused, or a defect of ours: the application says which
             fall()
             return
+        way = way_of(cycle, reader, rows)
+        if way is None:
+            fall()
+            return
+        asked = _Asked(cycle, rows, way, reply, fall, perf_counter())
+        way.version.batcher.submit(rows.values, partial(self._told, asked), lambda: cycle.disconnected)
+
+    def _told(self, asked: _Asked, outcome: Answer | PereneError, queue_s: float, infer_s: float) -> None:
+        """Reply; then count and log."""
+        service, cycle, rows, way = self._service, asked.cycle, asked.rows, asked.way
+        if isinstance(outcome, PereneError):
+            # what waited too long must not wait again; a candidate's caller is answered by the champion
+            if isinstance(outcome, Overloaded) and way.arm != "candidate":
+                self._refuse(cycle, outcome, asked.reply)
+            else:
+                asked.fall()
+            return
+        encoding = perf_counter()
+        version, arm = way.version, way.arm
+        ids = uuid7s(len(rows.values))
+        request_id = way.request_id or ids[0]  # a request without a name of its own has that of its first answer
+        taken = (encoding - cycle.began) * 1e3
+        record = Record(arm, rows.values, rows.at, rows.entity or "", cycle.key, taken)
+        service.plane.log(version, record, outcome, ids)
+        parse_s = asked.parsed - cycle.began
+        predicted = Predicted(version, arm, outcome, ids, None, parse_s, queue_s, infer_s)
+        body = body_of(predicted)
+        asked.reply(head_of(predicted, request_id, len(body)), body)
+        ended = perf_counter()
+        encode_s, whole_s = ended - encoding, ended - cycle.began
+        meter = service.meters.of(version.model, version.version, arm)
+        meter.answered(len(ids), parse_s, infer_s, encode_s, whole_s, queue_s)
+        service.usage.of(cycle.key).answered(len(ids), parse_s + infer_s + encode_s)
+        if service.observer.log is not None:
+            times = (parse_s, queue_s, infer_s, encode_s, whole_s)
+            trace = cycle.headers.get(b"traceparent", b"")
+            told = (request_id, version.model, version.version, arm, "perene", len(ids), 200, times)
+            service.observer.log.line(Line(*told, cycle.key, trace, cycle.route))
+        if way.shadow is not None:
+            service.plane.shadow(way.shadow, rows, outcome, ids)
+
+    def _refuse(self, cycle: FastCycle, error: Overloaded | Limited, reply: Reply) -> None:
+        """Say no in the words of the application, for a tenth of its price: under overload that is most of the work."""
         request_id = request_id_of(cycle.headers.get(b"x-request-id", b"").decode("latin-1"))
-        choice = Choice(reader.version, "champion") if cycle.pinned else choose(model.route, rows.entity or request_id)
-        version = model.versions[choice.version]
-        batcher = version.batcher
-        if choice.shadow is not None or batcher is None or version.contract.layout != reader.contract.layout:
-            fall()
-            return
-        arm: Arm = "pinned" if cycle.pinned else choice.arm
-        parsed = perf_counter()
-
-        def done(outcome: Answer | PereneError, seconds: float) -> None:
-            if isinstance(outcome, PereneError):
-                fall()
-                return
-            encoding = perf_counter()
-            ids = [uuid7() for _ in rows.values]
-            taken = (encoding - cycle.began) * 1e3
-            record = Record(arm, rows.values, rows.at, rows.entity or "", caller.id, taken)
-            service.plane.log(version, record, outcome, ids)
-            reply(*_response(Predicted(version, arm, outcome, ids), request_id))
-            ended = perf_counter()
-            service.meters.of(model.name, version.version, arm).answered(
-                len(ids), parsed - cycle.began, seconds, ended - encoding, ended - cycle.began
+        named = "" if cycle.url == b"/predict" else cycle.model.name
+        problem = PROBLEM.encode() in cycle.headers.get(b"accept", b"")
+        status, head, body = self._forms.of(error, request_id, named, problem=problem)
+        if isinstance(error, Limited):
+            self._service.metrics.rejected_total.labels(reason=error.reason).inc()
+        if self._service.observer.log is not None:
+            times = (0.0, 0.0, 0.0, 0.0, perf_counter() - cycle.began)
+            trace = cycle.headers.get(b"traceparent", b"")
+            self._service.observer.log.line(
+                Line(request_id, named, 0, "", "perene", 0, status, times, cycle.key, trace, cycle.route)
             )
-
-        batcher.submit(rows.values, done)
-
-    def watch(self, connections: Collection[Any]) -> None:
-        """Close connections past their deadline, now and then as long as there are any."""
-        if not self._sweeping:
-            self._sweeping = True
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep, connections)
-
-    def _sweep(self, connections: Collection[Any]) -> None:
-        now = monotonic()
-        for connection in list(connections):
-            if isinstance(connection, FastProtocol) and connection.deadline < now:
-                connection.expire()
-        self._sweeping = bool(connections)
-        if self._sweeping:
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep, connections)
+        reply(head, body, status)
 
 
-class FastProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with the fast lane and deadlines in front."""
+class FastProtocol(BoundedProtocol):
+    """uvicorn's protocol with the fast lane and bounds in front."""
 
     lane: FastLane
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock for the first header."""
-        super().connection_made(transport)
-        self.deadline = monotonic() + HEADER_DEADLINE_S
-        self.lane.watch(self.connections)
-
-    def expire(self) -> None:
-        """Close a connection that was too slow; the application sees a client that went away."""
-        self.transport.abort()
+    leaving = False
+    """Set on the class while the server drains: then the next answer is the last one of its connection."""
 
     def on_message_begin(self) -> None:
         """Keep what the lane needs; the application's scope is made only for the application."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self.deadline = monotonic() + HEADER_DEADLINE_S
+        self.begin()
 
     def on_headers_complete(self) -> None:
         """Take the request, or let the application have it."""
-        self.deadline = monotonic() + BODY_DEADLINE_S
+        self.check_head()
+        if self.upgrades():
+            return
         cycle = self._fast_cycle()
         if cycle is not None:
             self.cycle = cycle  # type: ignore[assignment]
             return
         self._make_scope(self.url, self.headers)
-        super().on_headers_complete()
+        self.to_application()
+        if self.leaving:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Collect the body."""
         cycle: Any = self.cycle
         if isinstance(cycle, FastCycle):
+            if not cycle.body:
+                cycle.body = body
+                return
+            if type(cycle.body) is bytes:
+                cycle.body = bytearray(cycle.body)
             cycle.body += body
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The whole request is here."""
-        self.deadline = math.inf
         cycle: Any = self.cycle
-        if isinstance(cycle, FastCycle):
+        if isinstance(cycle, FastCycle) and not self._plain:
+            self.deadline = math.inf
+            cycle.more_body = False
             self.lane.answer(cycle, partial(self._reply, cycle), partial(self._fall, cycle))
         else:
             super().on_message_complete()
 
     def _fast_cycle(self) -> FastCycle | None:
         before: Any = self.cycle
-        if (before is not None and not before.response_complete) or self.flow.write_paused:
+        if self.leaving or (before is not None and not before.response_complete) or self.flow.write_paused:
             return None  # answers leave in the order of their requests
         parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
             return None
         target = self.lane.target(self.url)
-        if target is None:
+        if target is None or self.lane.traces:
             return None
         headers = dict(self.headers)
         if len(headers) != len(self.headers) or not _SPECIAL.isdisjoint(headers):
+            return None
+        if not self.lane.names_us(headers.get(b"host")):
             return None
         length = headers.get(b"content-length", b"")
         if headers.get(b"content-type") not in _JSON or not length.isdigit() or len(length) > 6:
@@ -204,21 +249,21 @@ class FastProtocol(HttpToolsProtocol):
             return None
         return FastCycle(*target, self.url, headers, keep_alive=parser.should_keep_alive())
 
-    def _reply(self, cycle: FastCycle, head: bytes, body: bytes) -> None:
+    def _reply(self, cycle: FastCycle, head: bytes, body: bytes, status: int = 200) -> None:
         cycle.response_complete = True
         if self.transport.is_closing():
             return
-        default = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        default = self.lane.default(self.server_state.default_headers)
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"HTTP/1.1 200 OK\r\n" + default + head + end + body)
+        self.transport.write(b"".join((STATUS_LINE[status], default, head, end, body)))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
     def _fall(self, fast: FastCycle) -> None:
         """Give the request to the application, as if it had come there at first."""
-        fast.response_complete = True
-        if self.transport.is_closing():
+        answered, fast.response_complete = fast.response_complete, True
+        if answered or self.transport.is_closing():
             return
         current: Any = self.cycle
         self._make_scope(fast.url, list(fast.headers.items()))
@@ -236,7 +281,7 @@ class FastProtocol(HttpToolsProtocol):
             keep_alive=fast.keep_alive,
             on_response=self.on_response_complete,
         )
-        cycle.body, cycle.more_body = fast.body, False
+        cycle.body, cycle.more_body = bytearray(fast.body), False
         cycle.message_event.set()
         if current is fast:
             self.cycle = cycle
@@ -244,39 +289,44 @@ class FastProtocol(HttpToolsProtocol):
 
     def _make_scope(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         expects = self.expect_100_continue
-        super().on_message_begin()
+        HttpToolsProtocol.on_message_begin(self)
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
 
 
-def protocol_of(service: Service) -> type[FastProtocol]:
+def protocol_of(service: Service, bounds: Bounds = Bounds()) -> type[FastProtocol]:  # noqa: B008 - it is frozen
     """uvicorn makes a protocol from a class, so the class carries the lane."""
+    given = bounds
 
     class Bound(FastProtocol):
         lane = FastLane(service)
+        bounds = given
+        watch = Watch(given.sweep_s)
+        counted = staticmethod(partial(_count_refused, service))
 
     return Bound
 
 
-def _response(predicted: Predicted, request_id: str) -> tuple[bytes, bytes]:
-    """Headers and body, as the application writes them."""
-    body = predicted.body()
-    head = (
-        f"x-request-id: {request_id}\r\nx-model-name: {predicted.version.model}\r\n"
-        f"x-model-version: {predicted.version.version}\r\nx-prediction-id: {predicted.ids[0]}\r\n"
-        f"content-length: {len(body)}\r\ncontent-type: application/json\r\n"
-    )
-    return head.encode(), body
+def _count_refused(service: Service, status: int, request_id: str) -> None:
+    """What is no HTTP, or beyond a bound, has no route and no caller."""
+    service.count("", "", "", status, "http")
+    service.observer.tell(Seen(request_id, "http"), status, {})
 
 
 def _routes(service: Service) -> dict[bytes, tuple[Model, Version | None]]:
     found: dict[bytes, tuple[Model, Version | None]] = {}
+    if service.settings.cache_rows:
+        return found  # answers are looked for in the application
     for name, model in service.table.models.items():
+        if not model.resident:
+            continue  # the application loads it
         found[f"/models/{name}/predict".encode()] = (model, None)
         for number, version in model.versions.items():
             found[f"/models/{name}/versions/{number}/predict".encode()] = (model, version)
     with contextlib.suppress(PereneError):  # no model is the default: the application says so
-        found[b"/predict"] = (service.table.default(service.settings.default_model), None)
+        model = service.table.default(service.settings.default_model)
+        if model.resident:
+            found[b"/predict"] = (model, None)
     return found
 
 

@@ -1,31 +1,29 @@
-"""The serve process: the application, with puller and shipper as its children."""
+"""`python -m serving`: puller and shipper, and beside them one process that answers, or several and their parent.
+
+What answers is imported only where it is needed: the parent of several is small.
+"""
 
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
-import logging
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
-from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from registry import process_log
 from registry.errors import ConfigInvalid, PereneError
+from registry.line_writer import LineWriter
+from registry.private import LEDGER, TRACKING, addresses, taken
 from registry.supervisor import Program, Supervisor
-from serving.app import create_app
-from serving.engine import require_device
-from serving.lane import protocol_of
+from serving.guard import is_loopback
+from serving.ports import held
 from serving.settings import ServingSettings
-
-DRAIN_S = 8
+from serving.tracing import require_tracing
 
 
 def serve(
@@ -35,43 +33,41 @@ def serve(
     ledger_url: str = "",
     tracking_uri: str = "",
     trusted: Sequence[str] = (),
-) -> None:
+    log: LineWriter | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT: requests in flight are answered, the spool is flushed, children end.
 
+    Returns:
+        The exit status: not 0 where no worker could start.
+
     Raises:
-        ConfigInvalid: a bind beyond loopback without authentication, device = "cuda" without a GPU, or
-            `grpc_port` is taken.
+        ConfigInvalid: a bind beyond loopback without authentication, device = "cuda" without a GPU, or a port is taken.
         StoreUnavailable: the spool's folder cannot be written.
     """
     check_bind(settings)
-    check_grpc_port(settings)
-    require_device(settings.device)
+    require_tracing(wanted=settings.tracing)
+    if settings.device == "cuda":  # else no worker can fail for it, and the parent goes without the engine
+        from serving.engine import require_device
+
+        require_device(settings.device)
     home = home.resolve()
-    registry = CollectorRegistry()
-    spool = Spool.open(home / "spool", max_bytes=settings.spool_max_bytes)
-    children = Supervisor(programs(settings, home, ledger_url, tracking_uri, trusted), home / "logs")
-    try:
-        # uvicorn raises the signal again once it has drained: that must not skip what follows here
-        signal.signal(signal.SIGTERM, _exit)
-        children.start()
-        app = create_app(settings, home / "cache", spool, ServeMetrics(registry))
-        uvicorn.run(
-            app,
-            host=settings.host,
-            port=settings.port,
-            loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http=protocol_of(app.state.service),
-            ws="none",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
-    finally:
-        # the spool first: the shipper drains what is flushed before it ends
-        spool.close()
-        children.stop()
+    helpers = Supervisor(programs(settings, home, ledger_url, tracking_uri, trusted), home / "logs")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    with held(settings):
+        helpers.start()
+        try:
+            if settings.workers > 1:
+                from serving.workers import supervise
+
+                return supervise(settings, home)
+            from serving.process import answer
+
+            answer(settings, home, log=log)
+            return 0
+        finally:
+            # after whatever answers: the shipper drains what is flushed before it ends
+            helpers.stop()
 
 
 def programs(
@@ -79,9 +75,10 @@ def programs(
 ) -> list[Program]:
     """Puller and shipper."""
     cache, spool, lake = home / "cache", home / "spool", home / "events"
+    stores = addresses(
+        ledger_url or f"sqlite:///{home / 'ledger.db'}", tracking_uri or f"sqlite:///{home / 'mlflow.db'}"
+    )
     puller = (
-        *("--ledger-url", ledger_url or f"sqlite:///{home / 'ledger.db'}"),
-        *("--tracking-uri", tracking_uri or f"sqlite:///{home / 'mlflow.db'}"),
         *("--artifact-root", str(home / "artifacts"), "--cache", str(cache)),
         *(("--allow-pickle",) if settings.allow_pickle else ()),
         *(f"--trusted={key}" for key in trusted),
@@ -91,71 +88,81 @@ def programs(
         *("--min-rows", str(settings.seal_rows), "--max-age", str(settings.seal_seconds)),
         *("--interval", str(min(1.0, settings.seal_seconds / 2))),
     )
-    return [Program("puller", "serving.puller", puller), Program("shipper", "monitoring.shipper", shipper)]
+    return [
+        Program("puller", "serving.puller", puller, secrets=stores),
+        Program("shipper", "monitoring.shipper", shipper),
+    ]
 
 
 def _exit(*_: object) -> None:
+    """End before anything answers; once, since what is being stopped must not be broken off."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
 
 
 def check_bind(settings: ServingSettings) -> None:
-    """Refuse to answer strangers without keys.
+    """Refuse to answer strangers without keys, or by any name that they make up.
 
     Raises:
-        ConfigInvalid: the address is not loopback and `auth` is off.
+        ConfigInvalid: the address is not loopback, and `auth` is off or no host is allowed.
     """
-    try:
-        loopback = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        loopback = settings.host == "localhost"
-    if not loopback and not settings.auth:
+    if is_loopback(settings.host):
+        return
+    if not settings.auth:
         raise ConfigInvalid(
             f"serving.host = '{settings.host}' is not loopback and serving.auth is off",
             where="serving.auth",
             hint="switch auth on, or bind 127.0.0.1",
         )
+    if not settings.web.allowed_hosts:
+        raise ConfigInvalid(
+            f"serving.host = '{settings.host}' is not loopback and serving.web.allowed_hosts is empty",
+            where="serving.web.allowed_hosts",
+            expected='the names that callers use, for example ["models.example.com"]',
+            hint='name them, or bind 127.0.0.1; ["*"] takes any',
+        )
 
 
-def check_grpc_port(settings: ServingSettings) -> None:
-    """Tell before anything is started that the port of gRPC is taken.
-
-    Raises:
-        ConfigInvalid: it is.
-    """
-    if settings.grpc_port is None:
-        return
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # as gRPC does: a port whose last connections are still winding down is free
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.grpc_port))
-        except OSError as error:
-            raise ConfigInvalid(
-                f"serving.grpc_port = {settings.grpc_port} cannot be bound: {error.strerror}",
-                where="serving.grpc_port",
-                hint="choose another port, or stop what listens there",
-            ) from error
+def _reason(error: Exception) -> str:
+    """Why it cannot start; never what a setting holds."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in found)
 
 
 def main() -> int:
-    """`python -m serving --home DIR [--settings FILE.json] [--port N]`."""
+    """`python -m serving --home DIR [--settings FILE.json] [--port N] [--workers N]`."""
     parser = argparse.ArgumentParser(prog="python -m serving")
     parser.add_argument("--home", type=Path, required=True, help="folder of the installation")
     parser.add_argument("--settings", type=Path, help="JSON of ServingSettings")
     parser.add_argument("--port", type=int, help="overrides the port")
-    parser.add_argument("--ledger-url", default="")
-    parser.add_argument("--tracking-uri", default="")
+    parser.add_argument("--workers", type=int, help="overrides the number of processes that answer")
+    parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)  # this is a worker: its end, inherited
+    parser.add_argument("--ledger-url", default=taken(LEDGER), help="by default from the environment, as for children")
+    parser.add_argument("--tracking-uri", default=taken(TRACKING))
     parser.add_argument("--trusted", action="append", default=[], help="a key that must have signed; repeatable")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    log = process_log.configure()
     try:
         settings = ServingSettings.model_validate(json.loads(given.settings.read_text()) if given.settings else {})
-        if given.port is not None:
-            settings = settings.model_copy(update={"port": given.port})
+        over = {name: getattr(given, name) for name in ("port", "workers") if getattr(given, name) is not None}
+        settings = ServingSettings.model_validate({**settings.model_dump(), **over})
+        if given.channel is not None:
+            from serving.process import answer
+
+            answer(settings, given.home, log=log, channel=_inherited(given.channel))
+            return 0
         stores = {"ledger_url": given.ledger_url, "tracking_uri": given.tracking_uri}
-        serve(settings, given.home, **stores, trusted=given.trusted)
+        return serve(settings, given.home, **stores, trusted=given.trusted, log=log)
     except (ValidationError, PereneError, OSError) as error:
-        sys.stderr.write(f"the server cannot start: {error}\n")
+        sys.stderr.write(f"the server cannot start: {_reason(error)}\n")
         return 2
-    return 0
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    """The channel to the parent; children of this process do not get it, since its end tells the parent of ours."""
+    channel = socket.socket(fileno=descriptor)
+    channel.set_inheritable(False)
+    return channel

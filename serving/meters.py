@@ -1,12 +1,23 @@
-"""Metrics of answered predictions, resolved once per version and arm: finding a labelled child is the dear part."""
+"""Metrics of answered predictions: noted as they are, and counted by the hundred or when somebody reads them.
+
+Six counters and histograms of prometheus_client cost 8 µs a request, more than the model; a note costs 0.1 µs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import Counter, Histogram
 
 from monitoring.metrics import ServeMetrics
+
+NOTES: Final = 512
+"""Notes that are counted at once."""
+Note = tuple[int, float, float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,19 +26,32 @@ class Meter:
 
     requests: Counter
     rows: Counter
-    parse: Histogram
-    infer: Histogram
-    encode: Histogram
-    duration: Histogram
+    stages: tuple[Histogram, ...]
+    """Of parsing, waiting, the engine, encoding, and of the whole."""
+    notes: list[Note] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answered(self, rows: int, parse_s: float, infer_s: float, encode_s: float, whole_s: float) -> None:
-        """Count one answer with status 200."""
-        self.requests.inc()
-        self.rows.inc(rows)
-        self.parse.observe(parse_s)
-        self.infer.observe(infer_s)
-        self.encode.observe(encode_s)
-        self.duration.observe(whole_s)
+    def answered(
+        self, rows: int, parse_s: float, infer_s: float, encode_s: float, whole_s: float, queue_s: float = 0.0
+    ) -> None:
+        """Note one answer with status 200."""
+        notes = self.notes
+        notes.append((rows, parse_s, queue_s, infer_s, encode_s, whole_s))
+        if len(notes) >= NOTES:
+            self.count()
+
+    def count(self) -> None:
+        """Bring the collectors up to date. Any thread may, while another one notes answers."""
+        with self.lock:
+            notes = self.notes[:]
+            del self.notes[: len(notes)]
+        if not notes:
+            return
+        table = np.array(notes)
+        self.requests.inc(len(notes))
+        self.rows.inc(float(table[:, 0].sum()))
+        for number, stage in enumerate(self.stages, 1):
+            _observe(stage, table[:, number])
 
 
 class Meters:
@@ -45,14 +69,25 @@ class Meters:
             found = self._known[key] = self._make(*key)
         return found
 
+    def count(self) -> None:
+        """Bring all collectors up to date."""
+        for meter in list(self._known.values()):
+            meter.count()
+
     def _make(self, model: str, version: int, arm: str, protocol: str) -> Meter:
         m = self._metrics
-        stage = m.stage_duration_seconds
+        stages = [m.stage_duration_seconds.labels(model, stage) for stage in ("parse", "queue", "infer", "encode")]
         return Meter(
             m.requests_total.labels(model=model, version=str(version), arm=arm, protocol=protocol, code="200"),
             m.rows_total.labels(model=model),
-            stage.labels(model=model, stage="parse"),
-            stage.labels(model=model, stage="infer"),
-            stage.labels(model=model, stage="encode"),
-            m.request_duration_seconds.labels(model=model),
+            (*stages, m.request_duration_seconds.labels(model=model)),
         )
+
+
+def _observe(histogram: Histogram, values: npt.NDArray[np.float64]) -> None:
+    """What `Histogram.observe` does for each value; the library has no other way to do it for many."""
+    places = np.searchsorted(histogram._upper_bounds, values)
+    for place, count in enumerate(np.bincount(places, minlength=len(histogram._upper_bounds)).tolist()):
+        if count:
+            histogram._buckets[place].inc(count)
+    histogram._sum.inc(float(values.sum()))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,22 +18,32 @@ from monitoring.spool import Spool
 from registry.bundle import Bundle, read_bundle
 from registry.contract import Contract
 from registry.errors import BundleCorrupt, ModelUnknown, PereneError, VersionUnknown
-from serving.batching import Batcher
+from serving.absent import Absent
+from serving.admission import Cost
+from serving.batching import Batcher, Batchers
+from serving.cache import AnswerCache
 from serving.decode import Decoder
 from serving.engine import Engine
-from serving.errors import NotReady
+from serving.errors import InferenceFailed, NotReady
+from serving.fallbacks import Fallbacks
+from serving.gpus import Gpus
 from serving.native import NativeEngine
+from serving.providers import CUDA, TENSORRT
 from serving.routing import Route
 from serving.settings import ServingSettings
 from serving.state import Failure, State, Stored
+from serving.threads import usable_threads
 
-LIGHT_S: Final = 1e-3
-"""A model whose single row takes longer is not asked in the fast lane: others would wait for it."""
+_log = logging.getLogger("perene.serving")
+_NO_COST: Final = Cost(0.0, 0.0)
+MEASURED_ROWS: Final = 64
+MEASURING_S: Final = 0.2
+"""Time that a version's load may take to see what many rows cost."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version, loaded and warm."""
+    """One version: its contract, and its graph loaded and warm, or `Absent` while nobody asks for its model."""
 
     model: str
     version: int
@@ -39,9 +52,17 @@ class Version:
     certificate: Mapping[str, Any]
     card: str
     decoder: Decoder
-    engine: Engine | NativeEngine
-    batcher: Batcher | None = None
-    """Of a model that is light enough for the event loop."""
+    engine: Engine | NativeEngine | Absent
+    batcher: Batcher
+    stored: Stored
+    cache: AnswerCache | None = None
+    memory: tuple[str, int] = ("cpu", 0)
+    """Where its graph is, and the bytes that loading it took."""
+
+    @property
+    def resident(self) -> bool:
+        """Whether it can answer without being loaded first."""
+        return not isinstance(self.engine, Absent)
 
 
 @dataclass(frozen=True)
@@ -59,9 +80,9 @@ class Model:
         return self.versions[self.route.champion]
 
     @property
-    def inline(self) -> bool:
-        """Whether every version answers in this process, in microseconds, so that the event loop may wait for it."""
-        return not any(isinstance(version.engine, NativeEngine) for version in self.versions.values())
+    def resident(self) -> bool:
+        """Whether its versions are in memory: all of them, or none."""
+        return self.champion.resident
 
 
 @dataclass(frozen=True)
@@ -119,31 +140,98 @@ class Table:
 class Loader:
     """Turns a handed-over state into the next table, reusing what is loaded already."""
 
-    def __init__(self, cache: Path, settings: ServingSettings, spool: Spool, metrics: ServeMetrics) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        settings: ServingSettings,
+        spool: Spool,
+        metrics: ServeMetrics,
+        fallbacks: Fallbacks,
+        gpus: Gpus,
+    ) -> None:
         self._cache = cache
         self._settings = settings
         self._spool = spool
         self._metrics = metrics
+        self._fallbacks = fallbacks
+        self._gpus = gpus
+        self._threads = usable_threads(settings.threads, workers=settings.workers)
+        self._batchers = Batchers(settings, metrics)
+        self._lock = threading.Lock()
+        self._published: Mapping[str, Model] = {}
+        self._shown: set[tuple[tuple[str, str], ...]] = set()
 
     def build(self, state: State, old: Table) -> Table:
         """The table of `state`. A version that cannot be loaded leaves the old deployment of its model serving."""
         models: dict[str, Model] = {}
         failures = list(state.failures)
+        resident = {name for name, model in old.models.items() if model.resident}
+        most, default = self._settings.max_models, self._settings.default_model
+        awake = awake_at_first(state.deployments, resident, most=most, default=default)
         for name, deployed in state.deployments.items():
             route = deployed.route()
-            versions, failed = self._versions(name, route, state, old)
+            versions, failed = self._versions(name, route, state, old, awake=name in awake)
             failures += failed
             if route.champion not in versions:
                 if name in old.models:
                     models[name] = old.models[name]
                 continue
             if route.candidate is not None and route.candidate not in versions:
+                self._fallbacks.note(name, route.candidate, "candidate", "it is not loaded")
                 route = Route(route.champion)
             models[name] = Model(name, deployed.revision, route, versions)
-        self._publish(models, old)
+        deployed_now = {(name, number) for name, d in state.deployments.items() for number in (d.champion, d.candidate)}
+        self._fallbacks.keep({(name, number) for name, number in deployed_now if number is not None})
+        self.publish(models)
         return Table(models, tuple(failures), state.revision)
 
-    def _versions(self, name: str, route: Route, state: State, old: Table) -> tuple[dict[int, Version], list[Failure]]:
+    def wake(self, model: Model) -> Model:
+        """The model with its graphs in memory; a candidate that does not load leaves the champion alone.
+
+        Raises:
+            PereneError, OSError, ValueError, LookupError, TypeError: the champion does not load.
+        """
+        route, versions = model.route, dict(model.versions)
+        versions[route.champion] = self._load(model.name, route.champion, model.champion.stored, awake=True)
+        for number in versions.keys() - {route.champion}:
+            try:
+                versions[number] = self._load(model.name, number, versions[number].stored, awake=True)
+            except (PereneError, OSError, ValueError, LookupError, TypeError) as error:
+                self.failed(model.name, number, error)
+                self._fallbacks.note(model.name, number, "candidate", "it is not loaded")
+                route = Route(route.champion)
+        return replace(model, route=route, versions={n: v for n, v in versions.items() if v.resident})
+
+    def asleep(self, model: Model) -> Model:
+        """The model without its graphs. Requests that hold it as it was still get their answers."""
+        return replace(model, versions={number: self._sleeping(v) for number, v in model.versions.items()})
+
+    def failed(self, name: str, number: int, error: Exception) -> Failure:
+        """Count a version that did not load, and say why."""
+        self._metrics.model_load_failures_total.labels(reason=getattr(error, "code", "unreadable")).inc()
+        return Failure(name, number, getattr(error, "message", "its bundle cannot be read"))
+
+    def publish(self, models: Mapping[str, Model]) -> None:
+        """Say in the metrics what is loaded, where it runs and what memory it took."""
+        info = self._metrics.model_loaded_info
+        memory: dict[str, int] = {}
+        for version in (v for m in models.values() for v in m.versions.values() if v.resident):
+            device, taken = version.memory
+            memory[device] = memory.get(device, 0) + taken
+        with self._lock:
+            self._published = models
+            shown = {tuple(labels.items()) for labels in _labels(models)}
+            for labels in self._shown - shown:
+                info.remove_by_labels(dict(labels))
+            for labels in shown:
+                info.labels(**dict(labels)).set(1)
+            self._shown = shown
+        for device in {"cpu", *memory}:
+            self._metrics.session_memory_bytes.labels(device=device).set(memory.get(device, 0))
+
+    def _versions(
+        self, name: str, route: Route, state: State, old: Table, *, awake: bool
+    ) -> tuple[dict[int, Version], list[Failure]]:
         loaded: dict[int, Version] = {}
         failures: list[Failure] = []
         before = old.models[name].versions if name in old.models else {}
@@ -153,17 +241,16 @@ class Loader:
                 failures.append(Failure(name, number, "no bundle was handed over"))
                 continue
             present = before.get(number)
-            if present is not None and present.digest == stored.digest:
+            if present is not None and present.digest == stored.digest and present.resident == awake:
                 loaded[number] = present
                 continue
             try:
-                loaded[number] = self._load(name, number, stored)
+                loaded[number] = self._load(name, number, stored, awake=awake)
             except (PereneError, OSError, ValueError, LookupError, TypeError) as error:
-                self._metrics.model_load_failures_total.labels(reason=getattr(error, "code", "unreadable")).inc()
-                failures.append(Failure(name, number, getattr(error, "message", "its bundle cannot be read")))
+                failures.append(self.failed(name, number, error))
         return loaded, failures
 
-    def _load(self, name: str, number: int, stored: Stored) -> Version:
+    def _load(self, name: str, number: int, stored: Stored, *, awake: bool) -> Version:
         began = time.perf_counter()
         folder = (self._cache / stored.dir).resolve()
         if not folder.is_relative_to(self._cache.resolve()):
@@ -173,27 +260,69 @@ class Loader:
             raise BundleCorrupt("the bundle is another one than was handed over", where=bundle.path.name)
         if bundle.contract.model != name:
             raise BundleCorrupt("the bundle is of another model", where="contract.json")
-        engine = self._engine(bundle)
-        decoder = Decoder(bundle.contract, max_rows=self._settings.max_rows)
-        single = _warm(engine, decoder, folder.with_name(f"{folder.name}.golden.json"))
         self._spool.register(name, number, bundle.contract.to_dict())
+        settings, contract = self._settings, bundle.contract
+        decoder = Decoder(contract, max_rows=settings.max_rows, mode=settings.decoding)
+        card, certificate = (folder / "card.md").read_text(), bundle.certificate
+        if not awake:
+            engine: Engine | NativeEngine | Absent = Absent()
+            batcher = self._batchers.of(engine, decoder, _NO_COST)
+            return Version(name, number, bundle.digest, contract, certificate, card, decoder, engine, batcher, stored)
+        before = _memory(), self._gpus.memory_bytes()
+        engine = self._engine(bundle, number)
+        cost = _warm(engine, decoder, folder.with_name(f"{folder.name}.golden.json"))
+        taken = _memory() - before[0], self._gpus.memory_bytes() - before[1]
+        on_gpu = engine.provider in (CUDA, TENSORRT)
+        memory = ("cuda", max(0, taken[1])) if on_gpu else ("cpu", max(0, taken[0]))
+        batcher = self._batchers.of(engine, decoder, cost)
+        kept = self._settings.cache_rows
+        cache = AnswerCache(kept, self._metrics.response_cache_total, name) if kept else None
         self._metrics.model_load_duration_seconds.labels(model=name).observe(time.perf_counter() - began)
-        card = (folder / "card.md").read_text()
-        batcher = Batcher(engine, decoder) if isinstance(engine, Engine) and single <= LIGHT_S else None
-        return Version(name, number, bundle.digest, bundle.contract, bundle.certificate, card, decoder, engine, batcher)
+        facts = {"model": name, "version": number, "provider": engine.provider, "placement": dict(engine.placement)}
+        _log.info("serving.loaded", extra=facts)
+        return Version(
+            name, number, bundle.digest, contract, certificate, card, decoder, engine, batcher, stored, cache, memory
+        )
 
-    def _engine(self, bundle: Bundle) -> Engine | NativeEngine:
+    def _sleeping(self, version: Version) -> Version:
+        engine = Absent()
+        batcher = self._batchers.of(engine, version.decoder, _NO_COST)
+        return replace(version, engine=engine, batcher=batcher, cache=None, memory=("cpu", 0))
+
+    def _engine(self, bundle: Bundle, number: int) -> Engine | NativeEngine:
         settings = self._settings
         if bundle.native:
             return NativeEngine(bundle, allow_pickle=settings.allow_pickle, seconds=settings.native_seconds)
-        return Engine(bundle.model_bytes(), bundle.contract, device=settings.device)
 
-    def _publish(self, models: Mapping[str, Model], old: Table) -> None:
-        info = self._metrics.model_loaded_info
-        for labels in {tuple(x.items()) for x in _labels(old.models)} - {tuple(x.items()) for x in _labels(models)}:
-            info.remove_by_labels(dict(labels))
-        for labels_now in _labels(models):
-            info.labels(**labels_now).set(1)
+        def fell(reason: str) -> None:
+            """Tell of it; what is published names the provider that runs now. Any thread may call this."""
+            self._fallbacks.note(bundle.contract.model, number, "gpu", reason)
+            self.publish(self._published)
+
+        return Engine(
+            bundle.model_bytes(),
+            bundle.contract,
+            device=settings.device,
+            threads=self._threads,
+            gpu=settings.gpu,
+            fell=fell,
+        )
+
+
+def awake_at_first(
+    names: Iterable[str], resident: Collection[str], *, most: int | None, default: str | None
+) -> set[str]:
+    """The models that a new table has in memory: those that were, then the default one, then others by name.
+
+    >>> sorted(awake_at_first(["a", "b", "c"], {"c"}, most=2, default="b"))
+    ['b', 'c']
+    """
+    return set(sorted(names, key=lambda name: (name not in resident, name != default, name))[:most])
+
+
+def _memory() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _labels(models: Mapping[str, Model]) -> list[dict[str, str]]:
@@ -207,22 +336,34 @@ def _labels(models: Mapping[str, Model]) -> list[dict[str, str]]:
         }
         for m in models.values()
         for v in m.versions.values()
+        if v.resident
     ]
 
 
-def _warm(engine: Engine | NativeEngine, decoder: Decoder, golden: Path) -> float:
+def _warm(engine: Engine | NativeEngine, decoder: Decoder, golden: Path) -> Cost:
     """Run golden rows one by one and together: the first request must not pay for lazy allocation.
 
     Returns:
-        The shortest time in seconds that one row took.
+        What runs cost, from the shortest times of one row and of many.
     """
     names = decoder.contract.names
     rows = json.loads(golden.read_text()) if golden.is_file() else [decoder.contract.example_row()]
     values = [tuple(row[name] for name in names) for row in rows]
-    single = math.inf
+    if isinstance(engine, Engine):
+        engine.warm(decoder.pack(values[:1]))
+    single = many = math.inf
     for row in values[:8]:
         began = time.perf_counter()
         engine.run(decoder.pack([row]))
         single = min(single, time.perf_counter() - began)
     engine.run(decoder.pack(values))
-    return single
+    count = max(2, min(MEASURED_ROWS, int(MEASURING_S / single)))
+    tensors = decoder.pack((values * count)[:count])
+    try:
+        for _ in range(3):
+            began = time.perf_counter()
+            engine.run(tensors)
+            many = min(many, time.perf_counter() - began)
+    except InferenceFailed:  # a graph that takes one row only
+        return Cost.measured({1: single})
+    return Cost.measured({1: single, count: many})

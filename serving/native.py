@@ -1,13 +1,10 @@
-"""Native models in the server: asked in threads of their own, since each answer waits for another process."""
+"""Native models in the server: each answer comes from another process."""
 
 from __future__ import annotations
 
-import asyncio
 import weakref
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +13,9 @@ from registry.bundle import Bundle
 from registry.errors import PereneError
 from registry.native.process import NativeDied, NativeProcess
 from serving.engine import Answer, answer_names, read_answer
-from serving.errors import InferenceFailed, NotReady
+from serving.errors import InferenceFailed
 
 Array = npt.NDArray[Any]
-T = TypeVar("T")
-THREADS: Final = 2
-"""A model; champion and candidate have a process each."""
-MOST_WAITING: Final = 64
 
 
 class NativeEngine:
@@ -32,6 +25,7 @@ class NativeEngine:
     """
 
     provider: ClassVar[str] = "native"
+    placement: ClassVar[Mapping[str, int]] = {}
 
     def __init__(self, bundle: Bundle, *, allow_pickle: bool, seconds: float) -> None:
         self._output = bundle.contract.output
@@ -60,43 +54,3 @@ class NativeEngine:
     def close(self) -> None:
         """End the process."""
         self._close()
-
-
-@dataclass
-class _Lane:
-    threads: ThreadPoolExecutor
-    waiting: int = 0
-
-
-class Lanes:
-    """Threads for models that block, a few for each: one that hangs keeps no other model waiting."""
-
-    def __init__(self) -> None:
-        self._lanes: dict[str, _Lane] = {}
-
-    async def run(self, model: str, work: Callable[[], T]) -> T:
-        """Do `work`, which asks `model`, off the event loop.
-
-        Raises:
-            NotReady: too many requests wait for this model already.
-        """
-        lane = self._lanes.get(model)
-        if lane is None:
-            lane = self._lanes[model] = _Lane(ThreadPoolExecutor(THREADS, f"native-{model}"))
-        if lane.waiting >= MOST_WAITING:
-            raise NotReady("too many requests wait for this model", where="native", hint="try again later")
-        lane.waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(lane.threads, work)
-        finally:
-            lane.waiting -= 1
-
-    def waiting(self, model: str) -> int:
-        """Requests that are being answered, or wait to be."""
-        lane = self._lanes.get(model)
-        return lane.waiting if lane else 0
-
-    def close(self) -> None:
-        """Let the threads go; work that has begun is finished, what waits is dropped."""
-        for lane in self._lanes.values():
-            lane.threads.shutdown(wait=False, cancel_futures=True)

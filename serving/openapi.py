@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from registry.contract import Contract
+import numpy as np
+
+from registry.contract import EXACT_INT, Contract
+from serving.body import JSON
+from serving.described import STATUSES, described, headers, parameters, problem_schema
 from serving.dialects import documented
+from serving.errors import MAX_FIELD_ERRORS
 from serving.models import Table
 
-_STATUSES = {
-    "400": "Not JSON, or not the JSON of this route.",
-    "401": "No valid key.",
-    "403": "The key does not permit this.",
-    "404": "No such model or version.",
-    "413": "The body or its number of rows is over the limit.",
-    "415": "The body is of a type that this route does not read.",
-    "422": "The rows do not satisfy the contract.",
-    "500": "The model failed, or its answer is not a finite number.",
-    "503": "Not ready.",
-}
+_REASON = ("code", "message", "expected", "got")
 
 
-def document(table: Table, version: str) -> dict[str, Any]:
+def document(table: Table, version: str, default_model: str | None = None) -> dict[str, Any]:
     """An OpenAPI 3.1 document with one operation per route and deployed model."""
     paths: dict[str, Any] = {}
-    schemas: dict[str, Any] = {"Error": _error_schema()}
+    schemas: dict[str, Any] = {"Error": _error_schema(), "Problem": problem_schema(), "Results": _results()}
+    schemas.update(documented.ERRORS)
     for name, model in sorted(table.models.items()):
         contract = model.champion.contract
-        schemas[f"{name}.Row"] = contract.json_schema()
+        schemas[f"{name}.Row"] = _row(contract)
+        schemas[f"{name}.Answer"] = _answer(contract)
+        schemas[f"{name}.Label"] = _label(contract)
         operation = _predict(name, contract, model.champion.version)
         paths[f"/models/{name}/predict"] = {"post": operation}
-        paths[f"/models/{name}/feedback"] = {"post": _feedback(name, contract)}
+        paths[f"/models/{name}/feedback"] = {"post": _feedback(name)}
         for part in ("", "/schema", "/card"):
             paths[f"/models/{name}{part}"] = {"get": _read(name, part)}
         for number in sorted(model.versions):
@@ -40,24 +39,22 @@ def document(table: Table, version: str) -> dict[str, Any]:
                 "summary": f"Predict with version {number}",
             }
             paths[f"/models/{name}/versions/{number}/predict"] = {"post": pinned}
-    if len(table.models) == 1:
-        alone = next(iter(sorted(table.models)))
-        for part in ("predict", "feedback"):
-            only = paths[f"/models/{alone}/{part}"]["post"]
-            paths[f"/{part}"] = {"post": {**only, "operationId": part}}
+    if len(table.models) == 1 or default_model in table.models:
+        alone = default_model if default_model in table.models else next(iter(table.models))
+        paths["/predict"] = {"post": {**paths[f"/models/{alone}/predict"]["post"], "operationId": "predict"}}
+    if table.models:
+        paths["/feedback"] = {"post": {**_feedback(*sorted(table.models), named=True), "operationId": "feedback"}}
     paths["/models"] = {"get": _read("", "")}
-    for path in ("/livez", "/readyz", "/metrics"):
-        answers = {"200": {"description": "Yes."}}
-        if path == "/readyz":
-            answers["503"] = {"description": "Not yet; add ?verbose to learn why."}
-        paths[path] = {"get": {"operationId": path[1:], "security": [], "responses": answers}}
-    paths.update(documented.paths(table, _STATUSES))
+    paths.update(_open())
+    paths.update(documented.paths(table, STATUSES))
     return {
         "openapi": "3.1.0",
         "info": {"title": "Perene", "version": version, "description": "Predictions, and what became of them."},
-        "paths": paths,
+        "paths": _identified(described(paths)),
         "components": {
             "schemas": schemas,
+            "headers": headers(),
+            "parameters": parameters(),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -68,17 +65,6 @@ def document(table: Table, version: str) -> dict[str, Any]:
 
 
 def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
-    value = _value(contract)
-    answer: dict[str, Any] = {
-        "model": {"type": "string"},
-        "version": {"type": "integer"},
-        "arm": {"enum": ["champion", "candidate", "pinned"]},
-        "predictions": {"type": "array", "items": _several(value, len(contract.output.targets))},
-        "prediction_ids": {"type": "array", "items": {"type": "string", "format": "uuid"}},
-    }
-    if contract.output.classes:
-        numbers = {"type": "array", "items": {"type": "number"}}
-        answer["scores" if contract.output.scores else "probabilities"] = {"type": "array", "items": numbers}
     row = {"$ref": f"#/components/schemas/{name}.Row"}
     body = {
         "type": "object",
@@ -86,9 +72,16 @@ def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "rows": {"type": "array", "minItems": 1, "items": row},
-            "entity": {"type": "string", "description": "whom the rows are about; keeps an entity on one arm"},
-            "at": {"type": "string", "format": "date-time", "description": "the event's own time, when not now"},
-            "params": {"type": "object"},
+            "entity": {
+                "type": ["string", "null"],
+                "description": "whom the rows are about; keeps an entity on one arm",
+            },
+            "at": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "the event's own time, when not now; since 1900, and at most a day ahead",
+            },
+            "params": {"type": ["object", "null"]},
         },
     }
     return {
@@ -97,36 +90,127 @@ def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
         "requestBody": documented.with_tables(
             _json({"oneOf": [body, row]}, {"rows": [contract.example_row()]}, required=True)
         ),
-        "responses": documented.with_arrow(_responses({"type": "object", "properties": answer})),
+        "responses": documented.with_arrow(_responses({"$ref": f"#/components/schemas/{name}.Answer"})),
     }
 
 
-def _feedback(name: str, contract: Contract) -> dict[str, Any]:
-    item = {
+def _row(contract: Contract) -> dict[str, Any]:
+    """A row, with the numbers that it can hold exactly."""
+    whole, most = EXACT_INT[contract.precision], float(np.finfo(contract.precision).max)
+    limits = {"int": {"minimum": -whole, "maximum": whole}, "float": {"minimum": -most, "maximum": most}}
+    schema = contract.json_schema()
+    columns = {c.name: {**schema["properties"][c.name], **limits.get(c.dtype, {})} for c in contract.columns}
+    return {**schema, "properties": columns}
+
+
+def _answer(contract: Contract) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "model": {"type": "string"},
+        "version": {"type": "integer"},
+        "arm": {"enum": ["champion", "candidate", "pinned"]},
+        "predictions": {"type": "array", "items": _several(_value(contract), len(contract.output.targets))},
+        "prediction_ids": {"type": "array", "items": {"type": "string", "format": "uuid"}},
+    }
+    if contract.output.classes:
+        numbers = {"type": "array", "items": {"type": "number"}}
+        answer["scores" if contract.output.scores else "probabilities"] = {"type": "array", "items": numbers}
+    return {"type": "object", "required": list(answer), "properties": answer}
+
+
+def _label(contract: Contract) -> dict[str, Any]:
+    return {
         "type": "object",
         "required": ["prediction_id", "label"],
         "properties": {
             "prediction_id": {"type": "string", "format": "uuid"},
             "label": _value(contract),
-            "at": {"type": "string", "format": "date-time"},
+            "at": {"type": ["string", "null"], "format": "date-time"},
         },
     }
-    result = {"type": "object", "properties": {"results": {"type": "array", "items": {"type": "object"}}}}
+
+
+def _results() -> dict[str, Any]:
+    result = {
+        "type": "object",
+        "required": ["prediction_id", "status"],
+        "properties": {
+            "prediction_id": {"type": "string"},
+            "status": {"enum": ["accepted", "rejected"]},
+            "error": {"type": "object", "properties": {n: {"type": "string"} for n in _REASON}},
+        },
+    }
+    return {"type": "object", "required": ["results"], "properties": {"results": {"type": "array", "items": result}}}
+
+
+def _feedback(name: str, *others: str, named: bool = False) -> dict[str, Any]:
+    """Labels of a model, or of several, when each names its own."""
+    item: dict[str, Any] = {"$ref": f"#/components/schemas/{name}.Label"}
+    if named:
+        item = {
+            "anyOf": [
+                {
+                    "allOf": [{"$ref": f"#/components/schemas/{model}.Label"}],
+                    "required": ["model"],
+                    "properties": {"model": {"enum": [model]}},
+                }
+                for model in (name, *others)
+            ]
+        }
     return {
         "operationId": f"feedback_{name}",
-        "summary": f"Say what really happened after a prediction of {name}",
+        "summary": f"Say what really happened after a prediction of {'any model' if named else name}",
         "requestBody": _json({"type": "array", "minItems": 1, "items": item}, None, required=True),
-        "responses": _responses(result),
+        "responses": _responses({"$ref": "#/components/schemas/Results"}),
     }
+
+
+def _open() -> dict[str, Any]:
+    """What no key is asked for."""
+    text, verbose = {"schema": {"type": "string"}}, {"name": "verbose", "in": "query", "schema": {"type": "string"}}
+    state = {JSON: {"schema": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}}}
+    paths: dict[str, Any] = {}
+    for path, content in (
+        ("/livez", state),
+        ("/readyz", state),
+        ("/healthz", state),
+        ("/metrics", {"text/plain": text}),
+        ("/openapi.json", {JSON: {"schema": {"type": "object"}}}),
+        ("/docs", {"text/html": text}),
+    ):
+        operation: dict[str, Any] = {"operationId": path[1:], "security": []}
+        operation["responses"] = {"200": {"description": "Yes.", "content": content}}
+        if path in ("/readyz", "/healthz"):
+            operation["parameters"] = [verbose]
+            operation["responses"]["503"] = {"description": "Not yet; add ?verbose to learn why.", "content": content}
+        paths[path] = {"get": operation}
+    return paths
 
 
 def _read(name: str, part: str) -> dict[str, Any]:
     what = f"read_{name}{part.replace('/', '_')}" if name else "list_models"
-    statuses = {code: text for code, text in _STATUSES.items() if code in ("401", "403", "404")}
+    statuses = {code: text for code, text in STATUSES.items() if code in ("401", "403", "404")}
+    content = {JSON: {"schema": {"type": "object"}}}
+    if part == "/card":
+        content = {"text/markdown": {"schema": {"type": "string"}}}
     return {
         "operationId": what,
-        "responses": {"200": {"description": "What was asked for."}, **_errors(statuses)},
+        "responses": {"200": {"description": "What was asked for.", "content": content}, **_errors(statuses)},
     }
+
+
+def _identified(paths: dict[str, Any]) -> dict[str, Any]:
+    """Every operation's id is an identifier, and no other one's: generators make functions of them."""
+    taken: set[str] = set()
+    found: dict[str, Any] = {}
+    for path, item in paths.items():
+        found[path] = {}
+        for method, operation in item.items():
+            plain = wanted = re.sub(r"\W", "_", operation["operationId"])
+            while wanted in taken:
+                wanted = f"{plain}_{len(taken)}"
+            taken.add(wanted)
+            found[path][method] = {**operation, "operationId": wanted}
+    return found
 
 
 def _several(value: dict[str, Any], targets: int) -> dict[str, Any]:
@@ -140,12 +224,15 @@ def _value(contract: Contract) -> dict[str, Any]:
 
 
 def _responses(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"200": {"description": "Done.", **_json(schema, None)}, **_errors(_STATUSES)}
+    return {
+        "200": {"description": "Done.", **_json(schema, None)},
+        **_errors({c: t for c, t in STATUSES.items() if c != "409"}),
+    }
 
 
 def _errors(statuses: dict[str, str]) -> dict[str, Any]:
-    reference = _json({"$ref": "#/components/schemas/Error"}, None)
-    return {code: {"description": text, **reference} for code, text in statuses.items()}
+    """What `described` completes."""
+    return {code: {"description": text} for code, text in statuses.items()}
 
 
 def _json(schema: dict[str, Any], example: Any, *, required: bool = False) -> dict[str, Any]:
@@ -157,5 +244,8 @@ def _json(schema: dict[str, Any], example: Any, *, required: bool = False) -> di
 
 def _error_schema() -> dict[str, Any]:
     names = ("code", "message", "where", "expected", "got", "hint", "request_id", "docs")
-    inner = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    parts = ("where", "message", "expected", "got", "hint")
+    field = {"type": "object", "properties": {name: {"type": "string"} for name in parts}}
+    several = {"errors": {"type": "array", "maxItems": MAX_FIELD_ERRORS, "items": field}}
+    inner = {"type": "object", "properties": {**{name: {"type": "string"} for name in names}, **several}}
     return {"type": "object", "properties": {"error": inner}, "required": ["error"]}

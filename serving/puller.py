@@ -16,11 +16,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from registry import process_log
 from registry.bundle import read_bundle
 from registry.errors import BundleCorrupt, PereneError
 from registry.ledger import Deployment, Ledger
 from registry.names import check_name
 from registry.native.process import check_pickle
+from registry.private import LEDGER, TRACKING, taken
 from registry.sandbox import BundleRefused, check_in_child
 from registry.signing import Verifier, load_verifier, verify_bundle
 from serving.refusals import Refusals
@@ -49,7 +51,8 @@ class Puller:
     def state(self, ledger: Ledger, before: State, now: float) -> State:
         """The hand-over for the ledger as it is; `before` is what stays where a new champion is not fit to serve."""
         revision = ledger.revision()
-        keys = [Key(k.id, k.sha256, sorted(k.scopes), sorted(k.models)) for k in ledger.keys() if not k.revoked]  # noqa: SIM118
+        valid = (key for key in ledger.keys() if not key.revoked)  # noqa: SIM118
+        keys = [Key(k.id, k.sha256, sorted(k.scopes), sorted(k.models), k.limits) for k in valid]
         deployments: dict[str, Deployed] = {}
         bundles: dict[str, dict[str, Stored]] = {}
         failures: list[Failure] = []
@@ -142,7 +145,7 @@ def follow(puller: Puller, ledger_url: str) -> None:
                         retry = now + RETRY_S if state.failures else 0.0
                         if before.deployments and not state.deployments:
                             # a ledger that was lost or mistyped must not stop what serves
-                            _log.error("puller.empty_ledger: what was handed over before keeps serving")
+                            _log.error("puller.empty_ledger", extra={"hint": "what was handed over keeps serving"})
                             continue
                         write_state(puller.cache, state)
                     time.sleep(POLL_S)
@@ -152,22 +155,24 @@ def follow(puller: Puller, ledger_url: str) -> None:
 
 
 def main() -> None:
-    """`python -m serving.puller --ledger-url URL --tracking-uri URI --artifact-root DIR --cache DIR`."""
+    """`python -m serving.puller --artifact-root DIR --cache DIR`, with the stores' addresses in the environment."""
     parser = argparse.ArgumentParser(prog="serving.puller")
-    for name in ("--ledger-url", "--tracking-uri", "--artifact-root", "--cache"):
+    for name in ("--artifact-root", "--cache"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--ledger-url", default=taken(LEDGER))
+    parser.add_argument("--tracking-uri", default=taken(TRACKING))
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--trusted", action="append", default=[], help="a public key; repeatable")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    told = parser.parse_args()
+    process_log.configure()
 
     def fetch(model: str, version: int, to: Path) -> object:
         from registry.mlflow_store import Store
 
-        return Store(given.tracking_uri, Path(given.artifact_root)).download(model, version, to)
+        return Store(told.tracking_uri, Path(told.artifact_root)).download(model, version, to)
 
-    trusted = tuple(load_verifier(key) for key in given.trusted)
-    follow(Puller(Path(given.cache), fetch, given.allow_pickle, trusted), given.ledger_url)
+    trusted = tuple(load_verifier(key) for key in told.trusted)
+    follow(Puller(Path(told.cache), fetch, told.allow_pickle, trusted), told.ledger_url)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 Arm = Literal["champion", "candidate"]
 
 
@@ -20,8 +22,7 @@ class Route:
     salt: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The version that answers, on which arm, and the version that is asked as well without being heard."""
 
     version: int

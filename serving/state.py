@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from registry.keys import KeyLimits
 from serving.routing import Route
 
 FILE = "state.json"
@@ -41,6 +42,7 @@ class Key(msgspec.Struct, frozen=True):
     sha256: str
     scopes: list[str]
     models: list[str]
+    limits: KeyLimits = KeyLimits()
 
 
 class Failure(msgspec.Struct, frozen=True):

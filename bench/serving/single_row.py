@@ -50,7 +50,7 @@ def request_for(model: str, key: str) -> bytes:
         paths = json.load(answer)["paths"]
     example = paths[f"/models/{model}/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
     body = json.dumps({**example, "entity": "bench"}).encode()
-    head = f"POST /models/{model}/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+    head = f"POST /models/{model}/predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from registry.keys import KeyRecord
+from registry.keys import KeyLimits, KeyRecord
 from registry.ledger import tables as t
 from registry.ledger.rows import dump, iso, parse_time, utc_now
 
@@ -56,6 +56,7 @@ def add_key(connection: Connection, key: KeyRecord) -> None:
             label=key.label,
             revoked=key.revoked,
             at=iso(utc_now()),
+            limits=dump(key.limits.given()),
         )
     )
 
@@ -72,6 +73,7 @@ def keys(connection: Connection) -> list[KeyRecord]:
             frozenset(json.loads(r.models)),
             r.label,
             bool(r.revoked),
+            KeyLimits(**json.loads(r.limits or "{}")),
         )
         for r in rows
     ]

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -324,7 +325,7 @@ class Ledger:
         """
         for key in self.keys():
             if key.id == identifier:
-                self.add_key(KeyRecord(key.id, key.sha256, key.scopes, key.models, key.label, revoked=True))
+                self.add_key(replace(key, revoked=True))
                 return
         raise ModelUnknown("no key has this id", where="id")
 

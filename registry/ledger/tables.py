@@ -117,4 +117,5 @@ keys = Table(
     Column("label", String(128), nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("at", String(32), nullable=False),
+    Column("limits", Text),
 )

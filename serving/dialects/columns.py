@@ -20,6 +20,7 @@ from serving.dialects.dialect import about
 from serving.dialects.tabular import Array, Cells, check_count, check_names, read_table
 from serving.errors import Malformed, TooLarge
 from serving.explain import short
+from serving.wording import body_of
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
 PARQUET: Final = "application/vnd.apache.parquet"
@@ -39,7 +40,7 @@ def asked(data: bytes, media: str, request: Request, *, mode: Mode | None = None
         return read_table(decoder, cells, count, mode=chosen, entity=who.entity, at=who.at)
 
     def reply(done: Predicted) -> Reply:
-        return Reply(_table(done), ARROW) if wants_arrow(request) else Reply(done.body())
+        return Reply(_table(done), ARROW) if wants_arrow(request) else Reply(body_of(done))
 
     return Asked(read, reply, heavy=True, protocol=protocol)
 

@@ -11,6 +11,7 @@ import numpy as np
 from registry.errors import ContractViolation, FieldError
 from serving.decode import Batch, Decoder
 from serving.dialects.tabular import Cells, check_count, check_names, read_table
+from serving.dialects.tensors import check_inputs
 from serving.errors import Malformed, TooLarge
 from serving.explain import short
 
@@ -31,6 +32,7 @@ def read_csv(decoder: Decoder, data: bytes, *, entity: str | None = None, at: fl
         raise Malformed("the body is not CSV", expected="CSV in UTF-8") from None
     if "\0" in text:
         raise Malformed("the body is not CSV", expected="CSV in UTF-8 without NUL")
+    check_inputs(text.count(",", 0, text.find("\n")) if "\n" in text else text.count(","))
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(lines, [])
@@ -61,7 +63,7 @@ def read_csv(decoder: Decoder, data: bytes, *, entity: str | None = None, at: fl
             values = np.empty(len(rows), dtype=object)
             empty = NULLS if column.nullable else frozenset(() if column.dtype == "string" else ("",))
             values[:] = [None if row[place] in empty else row[place] for row in rows]
-            cells[column.name] = Cells(values, "text")
+            cells[column.name] = Cells(values, "text", widened=0)  # in CSV a number is a text
     return read_table(decoder, cells, len(rows), mode="mlflow", entity=entity, at=at)
 
 

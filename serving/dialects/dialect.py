@@ -55,9 +55,12 @@ _MLFLOW_CODES: Final = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "RESOURCE_DOES_NOT_EXIST",
+    409: "RESOURCE_CONFLICT",
     413: "REQUEST_LIMIT_EXCEEDED",
     415: "BAD_REQUEST",
+    421: "BAD_REQUEST",
     422: "INVALID_PARAMETER_VALUE",
+    429: "REQUEST_LIMIT_EXCEEDED",
     503: "TEMPORARILY_UNAVAILABLE",
 }
 
@@ -90,12 +93,15 @@ def about(headers: Mapping[str, str], parameters: Any = None) -> About:
     Raises:
         ContractViolation: one is not a text, or the time is none.
     """
-    given = parameters if isinstance(parameters, dict) else {}
-    found: dict[str, str | None] = {}
-    for name, header in (("entity", "x-entity"), ("at", "x-event-time")):
-        value = given.get(name)
-        if value is not None and not isinstance(value, str):
+    if not isinstance(parameters, dict | None):
+        error = FieldError("parameters", "of the wrong type", "an object")
+        raise ContractViolation(f"{error.path}: {error.message}", errors=(error,))
+    given = parameters or {}
+    for name in ("entity", "at"):
+        if not isinstance(given.get(name), str | None):
             error = FieldError(f"parameters.{name}", "of the wrong type", "string")
             raise ContractViolation(f"{error.path}: {error.message}", errors=(error,))
-        found[name] = value if value is not None else headers.get(header)
-    return About(found["entity"] or None, seconds(found["at"] or None))
+    entity, at = (headers.get(name) for name in ("x-entity", "x-event-time"))
+    # a time that is none is an error, also where the other one counts
+    times = seconds(given.get("at")), seconds(at)
+    return About(given.get("entity") or entity or None, times[1] if times[0] is None else times[0])

@@ -11,13 +11,15 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from registry import __version__
 from registry.errors import ConfigInvalid, ModelUnknown, PereneError
-from serving.answering import INLINE_BYTES, after, find, in_its_place, request_id_of
+from serving.answering import INLINE_BYTES, charged, find, request_id_of
 from serving.auth import ANYBODY, Caller, secret_of
+from serving.dataplane import Read, Who
 from serving.decode import Batch, Decoder
 from serving.dialects.dialect import about, sentence
 from serving.dialects.grpc_body import parsed, read_message, write_message
@@ -25,7 +27,8 @@ from serving.dialects.oip import model_metadata, moved_by_the_ledger, repository
 from serving.dialects.proto import messages
 from serving.dialects.tabular import read_table
 from serving.dialects.tensors import cells_of, check_outputs, outputs_of
-from serving.errors import InferenceFailed, status_of
+from serving.errors import InferenceFailed, Limited, status_of
+from serving.seen import Seen
 
 if TYPE_CHECKING:
     from serving.app import Service
@@ -42,6 +45,7 @@ _CODES: Final[Mapping[int, str]] = {
     404: "NOT_FOUND",
     413: "RESOURCE_EXHAUSTED",
     422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
     503: "UNAVAILABLE",
 }
 _WATCH_S: Final = 1.0
@@ -60,6 +64,7 @@ class Call:
     metadata: Mapping[str, str]
     request_id: str
     headers: dict[str, str]
+    seen: Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ async def listening(service: Service, port: int) -> AsyncIterator[None]:
     options = [
         ("grpc.max_receive_message_length", most),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(service.settings.workers > 1)),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MOST_CALLS)
     server.add_generic_rpc_handlers(_handlers(lane))
@@ -140,16 +145,21 @@ async def _answer(lane: _Lane, name: str, scope: str | None, method: Method, dat
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     request_id = request_id_of(metadata.get("x-request-id", ""))
     headers = {"x-request-id": request_id}
+    seen = Seen(request_id, PROTOCOL, rpc=_rpc(name))
     named = ""
     service.metrics.requests_in_progress.inc()
+    caller, entered = ANYBODY, False
     try:
         # the key before the message: a stranger's bytes are not looked at
         caller = ANYBODY if scope is None else service.allow(secret_of(metadata), scope, None)
+        seen.key = caller.id
+        await service.limits.admit(caller)
+        entered = True
         request = parsed(name, data)
         named = getattr(request, "model_name", "") or getattr(request, "name", "")
         if named and scope is not None:
             caller.may_use(named)
-        answer = await method(lane, Call(request, len(data), caller, metadata, request_id, headers))
+        answer = await method(lane, Call(request, len(data), caller, metadata, request_id, headers, seen))
         if scope not in (None, "predict"):  # a prediction is counted with its version and arm
             _count(service, named, 200)
         failed: PereneError | None = None
@@ -160,6 +170,12 @@ async def _answer(lane: _Lane, name: str, scope: str | None, method: Method, dat
         failed = InferenceFailed("the server failed on this call")
     finally:
         service.metrics.requests_in_progress.dec()
+        if entered:
+            service.limits.leave(caller)
+    headers.update(service.limits.headers(caller))
+    seen.model = named if named in service.table.models else ""
+    seen.rpc_code = 0 if failed is None else _code(failed).value[0]
+    service.observer.tell(seen, 200 if failed is None else status_of(failed), metadata)
     if failed is not None:
         await _refuse(service, named, failed, headers, context)
     await context.send_initial_metadata(tuple(headers.items()))
@@ -167,16 +183,28 @@ async def _answer(lane: _Lane, name: str, scope: str | None, method: Method, dat
 
 
 async def _refuse(service: Service, named: str, error: PereneError, headers: dict[str, str], context: Any) -> None:
-    import grpc
-
     status = status_of(error)
     _count(service, named, status)
     if status in (400, 413, 422):
         service.metrics.validation_errors_total.labels(kind=error.code).inc()
+    elif isinstance(error, Limited):
+        service.metrics.rejected_total.labels(reason=error.reason).inc()
+        headers["retry-after"] = str(max(1, ceil(error.retry_after_s)))
     elif status >= 500:
         _log.error("serving.failed", extra={"code": error.code, "request_id": headers["x-request-id"]})
-    code = grpc.StatusCode[_CODES.get(status, "INTERNAL")]
-    await context.abort(code, sentence(error)[:_MOST_DETAILS], tuple(headers.items()))
+    await context.abort(_code(error), sentence(error)[:_MOST_DETAILS], tuple(headers.items()))
+
+
+def _code(error: PereneError) -> Any:
+    import grpc
+
+    return grpc.StatusCode[_CODES.get(status_of(error), "INTERNAL")]
+
+
+def _rpc(name: str) -> str:
+    """Service and method of a request's message."""
+    method = name.removesuffix("Request")
+    return "grpc.health.v1.Health/Check" if method == "HealthCheck" else f"{_SERVICES[1]}/{method}"
 
 
 def _count(service: Service, named: str, status: int) -> None:
@@ -187,29 +215,38 @@ async def _infer(lane: _Lane, call: Call) -> Any:
     began = perf_counter()
     service, request = lane.service, call.request
     model, pinned = find(service, request.model_name, request.model_version or None)
+    model, pinned = await service.residents.ready(model, pinned)
+    (pinned or model.champion).batcher.admit()
     infer = read_message(request, most_rows=service.settings.max_rows)
 
     def read(decoder: Decoder) -> Batch:
         check_outputs(decoder.contract.output, infer.outputs)
-        who = about(call.metadata, infer.parameters)
+        told = about(call.metadata, infer.parameters)
         cells, count = cells_of(decoder.contract, infer.inputs)
-        return read_table(decoder, cells, count, entity=who.entity, at=who.at)
+        return read_table(decoder, cells, count, entity=told.entity, at=told.at)
 
-    work = partial(service.plane.predict, model, read, key=call.caller.id, request_id=call.request_id, pinned=pinned)
-    done = await in_its_place(service, model, work, heavy=call.size >= INLINE_BYTES)
+    who = Who(call.caller.id, call.request_id, pinned)
+    reading: Read = read
+    if call.caller.limits is not None:
+        reader = pinned or model.champion
+        reading = await charged(service, call.caller, read, reader, heavy=call.size >= INLINE_BYTES)
+    with service.residents.using(model.name):
+        done = await service.plane.predict(model, reading, who, heavy=call.size >= INLINE_BYTES)
     encoding = perf_counter()
     version = str(done.version.version)
     call.headers.update({"x-model-name": model.name, "x-model-version": version, "x-prediction-id": done.ids[0]})
     if done.shadow is not None:
         # the loop keeps only a weak reference to a task
-        task = asyncio.create_task(after(service, model, done.shadow))
+        task = asyncio.create_task(done.shadow())
         lane.shadows.add(task)
         task.add_done_callback(lane.shadows.discard)
     message = write_message(done, infer, outputs_of(done, infer.outputs))
     ended = perf_counter()
     service.meters.of(model.name, done.version.version, done.arm, PROTOCOL).answered(
-        len(done.ids), done.parse_s, done.infer_s, ended - encoding, ended - began
+        len(done.ids), done.parse_s, done.infer_s, ended - encoding, ended - began, done.queue_s
     )
+    service.usage.of(call.caller.id).answered(len(done.ids), done.parse_s + done.infer_s + ended - encoding)
+    call.seen.predicted(done, PROTOCOL, ended - encoding)
     return message
 
 

@@ -2,81 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
 from types import NoneType
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from registry.contract import Column, Contract
 from registry.errors import ContractViolation, FieldError
-from serving.decode import Batch, Decoder, Mode, refuse_duplicates
+from serving.decode import Batch, Decoder, Mode
 from serving.dialects.tabular import Array, Cells, check_count, check_names, read_table
 from serving.errors import MAX_FIELD_ERRORS, Malformed
 from serving.explain import expected, explain_row, json_type
+from serving.json_text import read_json
 
 _ACCEPTED: Mapping[str, set[type]] = {"float": {int, float}, "int": {int, float}, "bool": {bool}, "string": {str}}
 
 
-def parse(data: bytes, *, nan: bool = False) -> dict[str, Any]:
-    """The object that a body is.
-
-    Args:
-        data: the body.
-        nan: take the literals NaN and Infinity, which JSON has not, for the numbers that they name.
+def parse(data: bytes, *, most_rows: int, nan: bool = False) -> dict[str, Any]:
+    """The object that a body is; arguments as of `read_json`.
 
     Raises:
-        Malformed: not JSON, not an object, or a key occurs twice in an object.
+        Malformed: not JSON, not an object, or a name occurs twice in an object.
     """
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = _parse_again(data, nan=nan)
+    value = read_json(data, most_rows=most_rows, nan=nan)
     if not isinstance(value, dict):
         raise Malformed("the body is not an object", expected="a JSON object", got=json_type(value))
-    # a key that occurs twice makes more colons than keys; only then is the body worth a second look
-    colons = data.count(b":")
-    if b"\\" in data or (colons > len(value) and colons > _keys(value, data.count(b"{"))):
-        refuse_duplicates(data)
     return value
-
-
-def _parse_again(data: bytes, *, nan: bool) -> Any:
-    """1e999 is JSON too, and its column deserves an answer of its own."""
-    try:
-        value = json.loads(data.decode(), parse_int=_int, parse_constant=float if nan else _no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-    except (ValueError, RecursionError):
-        raise Malformed("the body is not JSON", expected="JSON in UTF-8") from None
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(text)
-
-
-def _int(text: str) -> int | float:
-    return int(text) if len(text) < 25 else float("inf")
-
-
-def _keys(value: Any, objects: int) -> int:
-    """How many keys the objects in `value` have; it is left off looking once `objects` of them were met."""
-    count = 0
-    left: list[Any] = [value]
-    while left and objects > 0:
-        met = left.pop()
-        if isinstance(met, dict):
-            objects -= 1
-            count += len(met)
-            left.extend(v for v in met.values() if type(v) in (dict, list))
-        elif met and type(met[0]) in (dict, list):
-            # lists of numbers are long: one that begins with a scalar is not looked through
-            left.extend(v for v in met if type(v) in (dict, list))
-    return count
 
 
 def read_rows(
@@ -139,7 +94,7 @@ def _read(
         errors = _refused(column, values, mode)
         found += errors
         if not errors:
-            cells[column.name] = _cells(column, values)
+            cells[column.name] = replace(_cells(column, values), widened=_widened(column, values, mode))
     if found:
         raise _violation(*found[:MAX_FIELD_ERRORS])
     return read_table(decoder, cells, count, mode=mode, entity=entity, at=at)
@@ -196,6 +151,14 @@ def _refused(column: Column, values: list[Any], mode: Mode) -> list[FieldError]:
         FieldError(f"rows[{n}].{column.name}", f"expected {what}", what, json_type(values[n]))
         for n, _ in zip(wrong, range(MAX_FIELD_ERRORS), strict=False)
     ]
+
+
+def _widened(column: Column, values: list[Any], mode: Mode) -> int:
+    """How many values are not of the column's type to the letter: a column may be of several types here."""
+    letter = {NoneType, *_ACCEPTED[column.dtype]}
+    if mode == "strict" or set(map(type, values)) <= letter:
+        return 0
+    return sum(type(value) not in letter for value in values)
 
 
 def _coercible(column: Column) -> set[type]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,7 +30,7 @@ _FORMS = ("instances", "inputs")
 def mount(add: Add, service: Service) -> None:
     """Add the routes."""
     register_url_convertor("word", _Word())
-    predict, model = prediction(service, _understand), "/v1/models/{model:word}"
+    predict, model = prediction(service, partial(_understand, service.settings.max_rows)), "/v1/models/{model:word}"
     for path in (model, model + "/versions/{version:word}", model + "/labels/{alias:word}"):
         add(f"{path}:predict", "POST", "predict", predict, KSERVE)
         add(path, "GET", "read", _status(service), KSERVE)
@@ -43,8 +43,8 @@ class _Word(StringConvertor):
     regex = "[^/:]+"
 
 
-def _understand(data: bytes, _media: str, request: Request) -> Asked:
-    body = cache(lambda: form(parse(data)))
+def _understand(most_rows: int, data: bytes, _media: str, request: Request) -> Asked:
+    body = cache(lambda: form(parse(data, most_rows=most_rows)))
 
     def read(decoder: Decoder) -> Batch:
         name, rows, parameters = body()

@@ -21,6 +21,8 @@ from serving.dialects.csv_rows import read_csv
 from serving.dialects.dialect import MLFLOW, about
 from serving.dialects.json_rows import parse, read_columns, read_rows
 from serving.dialects.kserve import answer
+from serving.dialects.tabular import check_count
+from serving.dialects.tensors import check_inputs
 from serving.errors import Malformed
 
 if TYPE_CHECKING:
@@ -28,21 +30,24 @@ if TYPE_CHECKING:
     from serving.dialects import Add, Handler
 
 CSV = "text/csv"
+TEXT = "text/plain"
+"""MLflow says that these are JSON, which they are not."""
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
 def mount(add: Add, service: Service) -> None:
     """Add the routes."""
-    add("/invocations", "POST", "predict", prediction(service, _understand, (JSON, CSV, *columns.MEDIA)), MLFLOW)
+    understand = partial(_understand, service.settings.max_rows)
+    add("/invocations", "POST", "predict", prediction(service, understand, (JSON, CSV, *columns.MEDIA)), MLFLOW)
     add("/ping", "GET", None, _ping(service), MLFLOW)
     add("/health", "GET", None, _ping(service), MLFLOW)
     add("/version", "GET", None, _version, MLFLOW)
 
 
-def _understand(data: bytes, media: str, request: Request) -> Asked:
+def _understand(most_rows: int, data: bytes, media: str, request: Request) -> Asked:
     if media in columns.MEDIA:
         return columns.asked(data, media, request, mode="mlflow", protocol=MLFLOW.protocol)
-    body = cache(lambda: parse(data, nan=True))
+    body = cache(lambda: parse(data, most_rows=most_rows, nan=True))
 
     def read(decoder: Decoder) -> Batch:
         if media == CSV:
@@ -60,13 +65,13 @@ def _read(decoder: Decoder, body: dict[str, Any], request: Request) -> Batch:
     who = about(request.headers, body.get("params"))
     rows = body[named[0]]
     if named[0] == "dataframe_split":
-        rows = _split(rows)
+        rows = _split(rows, decoder)
     as_columns = named[0] in ("dataframe_split", "inputs") and isinstance(rows, dict)
     read = partial(read_columns if as_columns else read_rows, decoder, rows, mode="mlflow")
     return read(entity=who.entity, at=who.at)
 
 
-def _split(frame: Any) -> dict[str, Any]:
+def _split(frame: Any, decoder: Decoder) -> dict[str, Any]:
     """pandas' `split` form as columns by name."""
     names = frame.get("columns") if isinstance(frame, dict) else None
     rows = frame.get("data") if isinstance(frame, dict) else None
@@ -78,6 +83,8 @@ def _split(frame: Any) -> dict[str, Any]:
     ):
         error = FieldError("dataframe_split", "of the wrong form", '{"columns": [names, each once], "data": [rows]}')
         raise ContractViolation(f"{error.path}: {error.message}", errors=(error,))
+    check_inputs(len(names))
+    check_count(decoder, max(1, len(rows)))
     ragged = [n for n, row in enumerate(rows) if not isinstance(row, list) or len(row) != len(names)]
     if ragged:
         errors = tuple(FieldError(f"rows[{n}]", "of another length", f"{len(names)} values") for n in ragged[:20])
@@ -93,10 +100,10 @@ def _reply(done: Predicted) -> Reply:
 
 def _ping(service: Service) -> Handler:
     async def handler(_request: Request, _caller: Caller, request_id: str) -> Response:
-        return Response("\n", 200 if service.table.models else 503, {"x-request-id": request_id}, JSON)
+        return Response("\n", 200 if service.table.models else 503, {"x-request-id": request_id}, TEXT)
 
     return handler
 
 
 async def _version(_request: Request, _caller: Caller, request_id: str) -> Response:
-    return Response(__version__, 200, {"x-request-id": request_id}, JSON)
+    return Response(__version__, 200, {"x-request-id": request_id}, TEXT)

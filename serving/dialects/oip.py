@@ -74,7 +74,7 @@ def model_metadata(model: Model, version: Version | None) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": [str(number) for number in sorted(model.versions)],
-        "platform": "onnxruntime_onnx" if model.inline else "perene_native",
+        "platform": "perene_native" if shown.engine.provider == "native" else "onnxruntime_onnx",
         "inputs": [dict(zip(keys, told, strict=True)) for told in input_types(shown.contract)],
         "outputs": [dict(zip(keys, told, strict=True)) for told in output_types(shown.contract.output)],
     }

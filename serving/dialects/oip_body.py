@@ -56,8 +56,9 @@ def read_infer(data: bytes, header_length: str | None, *, most_rows: int) -> Inf
     length = _length(header_length, len(data))
     try:
         # NVIDIA's client writes NaN where an element is one
-        body = parse(data[:length], nan=True)
-        check_inputs(len(body["inputs"]) if isinstance(body.get("inputs"), list) else 0)
+        body = parse(data[:length], most_rows=most_rows, nan=True)
+        for tensors in (body.get("inputs"), body.get("outputs")):
+            check_inputs(len(tensors) if isinstance(tensors, list) else 0)
         request = msgspec.convert(body, _Request)
     except msgspec.ValidationError as error:
         raise Malformed("not an inference request", where=_where(error), expected=_expected(error)) from None

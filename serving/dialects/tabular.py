@@ -9,7 +9,7 @@ contract does not know are left out, and NaN is null. None of them rounds: `1.7`
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, overload
@@ -24,7 +24,7 @@ from serving.errors import MAX_FIELD_ERRORS, TooLarge
 from serving.explain import did_you_mean, expected, short
 
 Array = npt.NDArray[Any]
-_ACCEPTED = {"float": "fiu", "int": "fiu", "bool": "b"}
+_ACCEPTED = {"float": "fiu", "int": "fiu", "bool": "b", "string": "O"}
 _COERCED = {"float": "fiub", "int": "fiub", "bool": "bfiu"}
 
 
@@ -33,24 +33,43 @@ class Cells:
     """One column of N values as a dialect brought it.
 
     `values` are booleans, integers or floats, or text: objects, each `str` or None. `kind` is the dialect's own name
-    of their type; errors say it. `null` marks what is null beside NaN and None.
+    of their type; errors say it. `null` marks what is null beside NaN and None. `widened` counts the values that are
+    not of the column's type to the letter, where the array's type does not tell.
     """
 
     values: Array
     kind: str
     null: Array | None = None
+    widened: int | None = None
 
 
 class Rows(Sequence[tuple[Any, ...]]):
-    """The rows of a batch, as Python values in the contract's order; made when somebody first looks at one."""
+    """The rows of a batch, as Python values in the contract's order; made when somebody first looks at one.
 
-    def __init__(self, count: int, make: Callable[[], list[tuple[Any, ...]]]) -> None:
-        self._count = count
-        self._make = make
+    Args:
+        columns: the contract's.
+        wide: its numbers [N, F] as float64, NaN for null.
+        texts: its texts [N, S], None for null.
+    """
+
+    def __init__(self, columns: Sequence[Column], wide: Array, texts: Array) -> None:
+        self._columns = columns
+        self._wide = wide
+        self._texts = texts
         self._made: list[tuple[Any, ...]] | None = None
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._wide)
+
+    def column(self, name: str) -> list[Any] | bytes:
+        """One column as the event log takes it: texts, or numbers as float64 little endian."""
+        column = next(column for column in self._columns if column.name == name)
+        alike = [c.name for c in self._columns if (c.dtype == "string") == (column.dtype == "string")]
+        place = alike.index(name)
+        if column.dtype == "string":
+            texts: list[Any] = self._texts[:, place].tolist()
+            return texts
+        return self._wide[:, place].astype("<f8").tobytes()
 
     @overload
     def __getitem__(self, index: int) -> tuple[Any, ...]: ...
@@ -58,7 +77,7 @@ class Rows(Sequence[tuple[Any, ...]]):
     def __getitem__(self, index: slice) -> list[tuple[Any, ...]]: ...
     def __getitem__(self, index: int | slice) -> tuple[Any, ...] | list[tuple[Any, ...]]:
         if self._made is None:
-            self._made = self._make()
+            self._made = _rows(self._columns, self._wide, self._texts)
         return self._made[index]
 
 
@@ -108,7 +127,8 @@ def read_table(
     if contract.strings:
         # the graph knows no null: it is the empty text
         tensors["strings"] = np.where(texts == None, "", texts)  # noqa: E711
-    return Batch(Rows(count, lambda: _rows(contract.columns, wide, texts)), tensors, entity, at)
+    widened = 0 if mode == "strict" else sum(_widened(c, columns[c.name]) for c in contract.columns if c.name in columns)
+    return Batch(Rows(contract.columns, wide, texts), tensors, entity, at, widened)
 
 
 def check_names(decoder: Decoder, names: Mapping[str, Any], *, mode: Mode) -> None:
@@ -172,6 +192,15 @@ def _texts(column: Column, cells: Cells | None, mode: Mode, out: Array) -> list[
     missing = _missing(cells)
     out[missing] = None
     return [] if column.nullable else _at(column, missing, "null")
+
+
+def _widened(column: Column, cells: Cells) -> int:
+    """How many values are taken though they are not of the column's type to the letter."""
+    if cells.widened is not None:
+        return cells.widened
+    if cells.values.dtype.kind in _ACCEPTED[column.dtype]:
+        return 0
+    return len(cells.values) - int(_missing(cells).sum())
 
 
 def _missing(cells: Cells) -> Array:

@@ -44,13 +44,13 @@ class Tensor:
 
 
 def check_inputs(count: int) -> None:
-    """Refuse more inputs than any model has columns: each costs time, however small it is.
+    """Refuse more inputs, outputs or columns than any model has: each costs time, however small it is.
 
     Raises:
         Malformed: there are more.
     """
     if count > MOST_INPUTS:
-        raise Malformed("too many inputs", where="inputs", expected=f"at most {MOST_INPUTS}")
+        raise Malformed("too many inputs, outputs or columns", where="body", expected=f"at most {MOST_INPUTS}")
 
 
 def check_rows(name: str, shape: Sequence[int], datatype: str, most: int) -> None:

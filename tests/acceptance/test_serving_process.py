@@ -176,7 +176,7 @@ SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 import httpx
-import serving.main
+import serving.main, serving.process, serving.workers
 from prometheus_client import CollectorRegistry
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
@@ -188,7 +188,7 @@ async def main(home, row):
     settings = ServingSettings(auth=False, device="cpu")
     app = create_app(settings, home / "cache", spool, ServeMetrics(CollectorRegistry()))
     async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://perene") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             reply = await client.post("/predict", content=row, headers={"content-type": "application/json"})
             label = [{"prediction_id": reply.json()["prediction_ids"][0], "label": 1.0}]
             codes = [reply.status_code, (await client.post("/models/toy/feedback", json=label)).status_code]
@@ -267,7 +267,7 @@ def half_sent(server: Server) -> Iterator[bytes]:
     """A request on a connection of its own, up to the middle of its body; then the rest, and the whole reply."""
     body = json.dumps({"rows": [ROW]}).encode()
     head = (
-        f"POST /models/toy/predict HTTP/1.1\r\nHost: perene\r\nAuthorization: Bearer {server.key}\r\n"
+        f"POST /models/toy/predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as connection:

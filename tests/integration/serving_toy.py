@@ -10,24 +10,29 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
+import numpy as np
 import onnx
 from fastapi import FastAPI
 from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
 
-from monitoring.events import Event, decode
+from monitoring.blocks import Block, decode
+from monitoring.events import Event, PredictionEvent
 from monitoring.metrics import ServeMetrics
 from monitoring.ranges import Range, SpoolReader
 from monitoring.spool import Spool
 from registry.bundle import read_bundle, seal
 from registry.keys import new_key
 from serving.app import create_app
-from serving.settings import ServingSettings
+from serving.settings import QueueSettings, ServingSettings, WebSettings
 from serving.state import Deployed, Failure, Key, State, Stored, write_state
 
+ANY_HOST: Final = WebSettings(allowed_hosts=("*",))
+PATIENT: Final = QueueSettings(seconds=60)
+"""Tests of other things call the server by any name, and are not refused because the machine is busy."""
 ROW: dict[str, Any] = {"temp": 1.5, "hour": 7, "late": True, "carrier": "AA"}
 
 
@@ -173,7 +178,7 @@ class Served:
 async def serving(cache: Cache, key: str = "", **settings: Any) -> AsyncIterator[Served]:
     """The real application over `cache`; its spool lies beside."""
     spool = Spool.open(cache.folder.parent / "spool", commit_interval_s=0.01)
-    chosen = ServingSettings(poll_seconds=0.01, device="cpu", **settings)
+    chosen = ServingSettings(**{"poll_seconds": 0.01, "device": "cpu", "web": ANY_HOST, "queue": PATIENT, **settings})
     app = create_app(chosen, cache.folder, spool, ServeMetrics(CollectorRegistry()))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     headers = {"x-api-key": key} if key else {}
@@ -191,6 +196,40 @@ def stored_events(spool: Path) -> list[Event]:
     """Every event that is on disk in a spool file, in order, as another process sees it."""
     reader = SpoolReader(spool)
     try:
-        return [decode(body) for _, body in reader.rows(Range(0, 2**62))]
+        found = [(seq, decode(body)) for seq, body in reader.rows(Range(0, 2**62))]
     finally:
         reader.close()
+    numbered = [pair for seq, event in found for pair in (rows_of(event) if isinstance(event, Block) else [(seq, event)])]
+    return [event for _, event in sorted(numbered, key=lambda pair: pair[0])]
+
+
+def _cells(column: Any) -> Any:
+    """A column's values: doubles have NaN for null."""
+    if not isinstance(column, bytes):
+        return column
+    return [None if value != value else value for value in np.frombuffer(column, "<f8").tolist()]
+
+
+def rows_of(block: Block) -> list[tuple[int, Event]]:
+    """The rows of a block as single events, with their sequence numbers."""
+    found: list[tuple[int, Event]] = []
+    features = [_cells(c) for c in block.features]
+    for request, (first, rows) in enumerate(zip(block.first, block.rows, strict=True)):
+        for number in range(first, first + rows):
+            n = len(found)
+            event = PredictionEvent(
+                block.ids[n],
+                block.at[request],
+                block.received[request],
+                block.model,
+                block.version,
+                block.arm[request],
+                block.entity[request],
+                [None if column is None else column[n] for column in features],
+                block.predictions[n],
+                None if block.probabilities is None else block.probabilities[n],
+                block.latency_ms[request],
+                block.key[request],
+            )
+            found.append((number, event))
+    return found

@@ -73,7 +73,7 @@ def test_predictions_travel_with_their_contract(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     with Spool.open(tmp_path / "spool") as spool:
         spool.register("m", 3, CONTRACT.to_dict())
-        spool.append(PredictionEvent("a", 1e9, 1e9, "m", 3, "champion", "", [1.5], 2.5, None, 0.1, "k"))
+        spool.append([PredictionEvent("a", 1e9, 1e9, "m", 3, "champion", "", [1.5], 2.5, None, 0.1, "k")])
     assert _drain(tmp_path / "spool", lake) == 1
     row = lake.read("m", "prediction", columns=["x", "_prediction", "_version", "_boot"]).to_pylist()
     assert row == [{"x": 1.5, "_prediction": 2.5, "_version": 3, "_boot": spool.boot}]

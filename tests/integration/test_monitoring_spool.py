@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from monitoring.events import LabelEvent, decode
+from monitoring.blocks import decode
+from monitoring.events import LabelEvent
 from monitoring.spool import Spool, connect
 from registry.errors import StoreUnavailable
 
@@ -37,7 +38,7 @@ def test_appended_events_are_committed_in_order(tmp_path: Path) -> None:
     """Sequence numbers start at one and follow the order of appending."""
     with Spool.open(tmp_path, commit_interval_s=0.01) as spool:
         for number in range(100):
-            spool.append(_label(number))
+            spool.append([_label(number)])
         spool.append_durable([_label(100), _label(101)]).result(10)
         assert _stored(spool) == [(n + 1, f"id-{n}") for n in range(102)]
     # after closing: the size is measured behind the acknowledgement, which must not wait for it
@@ -49,7 +50,7 @@ def test_appended_events_are_committed_in_order(tmp_path: Path) -> None:
 def test_background_commit_needs_no_call(tmp_path: Path) -> None:
     """A plain append reaches the disk by itself."""
     with Spool.open(tmp_path, commit_interval_s=0.01) as spool:
-        spool.append(_label(1))
+        spool.append([_label(1)])
         pause = threading.Event()
         for _ in range(1000):
             if _stored(spool):
@@ -78,7 +79,7 @@ def test_threads_leave_no_gap(tmp_path: Path) -> None:
 
         def work(start: int) -> None:
             for number in range(start, start + 500):
-                spool.append(_label(number))
+                spool.append([_label(number)])
 
         threads = [threading.Thread(target=work, args=(n * 500,)) for n in range(8)]
         for thread in threads:
@@ -97,7 +98,7 @@ def test_full_spool_counts_predictions_and_refuses_feedback(tmp_path: Path) -> N
         spool.append_durable([_label(n, "x" * 100) for n in range(2000)]).result(10)
         _wait_until_measured(spool)
         for number in range(7):
-            spool.append(_label(number))
+            spool.append([_label(number)])
         refused = spool.append_durable([_label(1), _label(2)])
         with pytest.raises(StoreUnavailable, match="spool_full"):
             refused.result(10)
@@ -117,8 +118,8 @@ def test_event_that_cannot_be_written_does_not_harm_others(tmp_path: Path) -> No
     """An unknown type is counted as invalid, or fails its own future; neighbours are stored."""
     bad: Any = object()
     with Spool.open(tmp_path, commit_interval_s=0.01) as spool:
-        spool.append(_label(1))
-        spool.append(_label(2, bad))
+        spool.append([_label(1)])
+        spool.append([_label(2, bad)])
         failed = spool.append_durable([_label(3), _label(4, bad)])
         spool.append_durable([_label(5)]).result(10)
         with pytest.raises(TypeError):
@@ -132,10 +133,10 @@ def test_disk_that_refuses_and_recovers(tmp_path: Path) -> None:
     with Spool.open(tmp_path, commit_interval_s=0.02) as spool:
         db = connect(spool.path)
         db.execute("ALTER TABLE events RENAME TO elsewhere")
-        spool.append(_label(1))
+        spool.append([_label(1)])
         with pytest.raises(StoreUnavailable):
             spool.append_durable([_label(2)]).result(10)
-        spool.append(_label(3))
+        spool.append([_label(3)])
         db.execute("ALTER TABLE elsewhere RENAME TO events")
         db.close()
         spool.append_durable([_label(4)]).result(10)
@@ -146,9 +147,9 @@ def test_disk_that_refuses_and_recovers(tmp_path: Path) -> None:
 def test_close_commits_and_later_appends_are_counted(tmp_path: Path) -> None:
     """Closing flushes; what comes after is lost by name or refused."""
     spool = Spool.open(tmp_path, commit_interval_s=60)
-    spool.append(_label(1))
+    spool.append([_label(1)])
     spool.close()
-    spool.append(_label(2))
+    spool.append([_label(2)])
     with pytest.raises(StoreUnavailable, match="closed"):
         spool.append_durable([_label(3)]).result(1)
     spool.close()
@@ -163,7 +164,7 @@ def test_close_counts_what_the_disk_refused(tmp_path: Path) -> None:
     db.execute("ALTER TABLE events RENAME TO elsewhere")
     db.close()
     for number in range(3):
-        spool.append(_label(number))
+        spool.append([_label(number)])
     spool.close()
     assert (spool.stats().lost, spool.stats().pending) == ({"disk": 3}, 0)
 

@@ -183,7 +183,7 @@ def test_a_swap_ends_the_old_process_after_its_requests(cache: Cache, moody: Pat
             pid = engine(served, 1).process.pid
             assert pid is not None
             slow = asyncio.create_task(ask(served, HANG))
-            while not served.app.state.service.lanes.waiting("moody"):
+            while not served.app.state.service.table.models["moody"].versions[1].batcher.busy:
                 await asyncio.sleep(0.01)
             cache.deploy(2, model="moody")
 

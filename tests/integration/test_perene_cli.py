@@ -165,16 +165,19 @@ def test_key_is_shown_once_and_can_be_ended(deployed: Path) -> None:
     """Through the commands: the secret goes to stdout once, neither ledger nor list hold it."""
     runner = CliRunner()
     home = ["--home", str(deployed)]
-    made = runner.invoke(app, ["keys", "new", "shop", "--scope", "predict", "--model", "toy", "--json", *home])
+    limits = ["--requests-per-second", "0.5", "--rows-per-day", "100000", "--concurrent", "0"]
+    made = runner.invoke(app, ["keys", "new", "shop", "--scope", "predict", "--model", "toy", *limits, "--json", *home])
     key = json.loads(made.stdout)
     secret = key["key"].rsplit("_", 1)[1]
     listed = runner.invoke(app, ["keys", "list", "--json", *home])
     [row] = json.loads(listed.stdout)
     assert (row["id"], row["label"], row["scopes"], row["revoked"]) == (key["id"], "shop", "predict", False)
+    assert (row["models"], row["limits"]) == ("toy", "requests_per_second 0.5, concurrent 0, rows_per_day 100000")
     assert secret.encode() not in listed.stdout.encode() + (deployed / "ledger.db").read_bytes()
     assert runner.invoke(app, ["keys", "revoke", key["id"], *home]).exit_code == 0
     assert json.loads(runner.invoke(app, ["keys", "list", "--json", *home]).stdout)[0]["revoked"]
-    for wrong in (["--scope", "bogus"], ["--scope", "predict", "--model", "../x"]):
+    negative = ["--scope", "predict", "--rows-per-day", "-1"]
+    for wrong in (["--scope", "bogus"], ["--scope", "predict", "--model", "../x"], negative):
         refused = runner.invoke(app, ["keys", "new", "shop", *wrong, *home])
         assert isinstance(refused.exception, PereneError)
         assert refused.stdout == ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import create_engine, insert
 
 from registry.errors import LeaseLost, LedgerConflict, ModelUnknown, NameInvalid
-from registry.keys import digest, new_key
+from registry.keys import KeyLimits, digest, new_key
 from registry.ledger import LEADER, Ledger
 from registry.ledger.rows import iso, utc_now
 from registry.ledger.tables import deployments
@@ -170,8 +171,8 @@ def test_a_move_that_commits_late_is_noticed(ledger_url: str) -> None:
 
 
 def test_keys_are_stored_as_digests_and_revoked_by_a_row(ledger: Ledger) -> None:
-    """The secret is nowhere in the ledger."""
-    secret, record = new_key("app", {"predict"}, {"toy"})
+    """The secret is nowhere in the ledger; limits of the key's own are, and a revocation keeps them."""
+    secret, record = new_key("app", {"predict"}, {"toy"}, limits=KeyLimits(2.5, rows_per_day=7))
     before = ledger.revision()
     ledger.add_key(record)
     assert ledger.revision() > before
@@ -179,7 +180,7 @@ def test_keys_are_stored_as_digests_and_revoked_by_a_row(ledger: Ledger) -> None
     assert digest(secret) == record.sha256
     assert secret not in repr(ledger.keys())
     ledger.revoke_key(record.id)
-    assert ledger.keys()[0].revoked
+    assert ledger.keys() == [replace(record, revoked=True)]
     with pytest.raises(ModelUnknown):
         ledger.revoke_key("nobody")
 

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
 from registry.errors import ConfigInvalid
+from registry.keys import KeyLimits
 from registry.ledger import Ledger
 from registry.ledger.migrations import config
 from registry.ledger.schema import HEAD, VERSION_TABLE
@@ -68,7 +69,7 @@ def test_an_old_ledger_is_brought_up_with_its_rows(ledger_url: str) -> None:
         assert [e.body for e in ledger.evidence()] == [{"action": "promote"}, {"n": 0.5, "run_id": "r1"}]
         assert [r.status for r in ledger.runs()] == ["done"]
         assert [e.state for e in ledger.experiments()] == ["promoted"]
-        assert [k.label for k in ledger.keys()] == ["shop"]  # noqa: SIM118
+        assert [(k.label, k.limits) for k in ledger.keys()] == [("shop", KeyLimits())]  # noqa: SIM118
         assert ledger.load_state("monitor/toy") == b"\x00\xff"
         assert ledger.verify() == []
         assert {chain: s["rows"] for chain, s in ledger.seals().items()} == {

@@ -1,96 +1,295 @@
-"""Greedy batching: together when they come together, alone when one of them is at fault."""
+"""Greedy batching: together when they come together, alone when one of them is at fault, not at all when too late."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import gc
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from monitoring.metrics import ServeMetrics
 from registry.bundle import read_bundle
 from registry.errors import ContractViolation, PereneError
-from serving.batching import MAX_BATCH_ROWS, Batcher, Outcome
+from serving.admission import Admission, Cost, Turn
+from serving.batching import Batcher
 from serving.decode import Decoder
 from serving.engine import Answer, Engine
-from serving.errors import InferenceFailed
+from serving.errors import InferenceFailed, Overloaded
+from serving.runner import Counts, Outcome, Row, Runner
+from serving.settings import QueueSettings
 from tests.integration.serving_toy import ROW, one_row_bundle
+
+LIGHT = Cost(1e-5, 1e-6)
+HEAVY = Cost(0.002, 0.0001)
+PATIENT = QueueSettings(seconds=60.0)
 
 
 class Counted(Engine):
-    """The real engine, which notes how many rows each run had."""
+    """The real engine, which notes how many rows each run had, and can be held up."""
 
     def __init__(self, folder: Path) -> None:
         bundle = read_bundle(folder)
         super().__init__(bundle.model_bytes(), bundle.contract, device="cpu")
         self.decoder = Decoder(bundle.contract, max_rows=1_000)
         self.runs: list[int] = []
+        self.threads: set[str] = set()
+        self.free = threading.Event()
+        self.free.set()
 
     def run(self, tensors: Mapping[str, Any]) -> Answer:
         self.runs.append(len(tensors["numbers"]))
+        self.threads.add(threading.current_thread().name)
+        assert self.free.wait(10)
         return super().run(tensors)
 
 
-def row(hour: float) -> tuple[Any, ...]:
+class World:
+    """A batcher with its counters."""
+
+    def __init__(
+        self, engine: Counted, cost: Cost, settings: QueueSettings = PATIENT, *, together: bool = True
+    ) -> None:
+        self.metrics = ServeMetrics(CollectorRegistry())
+        self.engine = engine
+        counts = Counts.of(self.metrics, "toy")
+        most = settings.max_batch_rows
+        runner = Runner(engine, engine.decoder, replace(cost), counts, most_rows=most, together=together)
+        admission = Admission(settings, Turn(settings.seconds), self.metrics.rejected_total.labels)
+        self.batcher = Batcher(runner, admission)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def ask(self, *requests: Sequence[Row], gone: Sequence[int] = ()) -> list[Outcome]:
+        """What each request gets, all of them submitted in one turn of the loop."""
+        loop = asyncio.get_running_loop()
+        found: list[asyncio.Future[Outcome]] = []
+        for place, rows in enumerate(requests):
+            future: asyncio.Future[Outcome] = loop.create_future()
+
+            def done(outcome: Outcome, queue_s: float, infer_s: float, future: Any = future) -> None:
+                assert queue_s >= 0.0
+                assert infer_s >= 0.0
+                assert threading.current_thread() is threading.main_thread()
+                future.set_result(outcome)
+
+            self.batcher.submit(rows, done, lambda place=place: place in gone)  # type: ignore[misc]
+            found.append(future)
+        assert not any(future.done() for future in found)
+        return await asyncio.wait_for(asyncio.gather(*found), 10)
+
+
+def row(hour: float) -> Row:
     return tuple({**ROW, "hour": hour}[name] for name in ("temp", "hour", "late", "carrier"))
 
 
-def answered(engine: Counted, *requests: list[tuple[Any, ...]]) -> list[Outcome]:
-    """What each request got, all of them submitted in one turn of the loop."""
-
+def answered(engine: Counted, cost: Cost, *requests: list[Row], **more: Any) -> list[Outcome]:
     async def ask() -> list[Outcome]:
-        batcher = Batcher(engine, engine.decoder)
-        found: list[Outcome | None] = [None] * len(requests)
-
-        def keeper(place: int) -> Any:
-            def done(outcome: Outcome, seconds: float) -> None:
-                assert seconds > 0.0
-                found[place] = outcome
-
-            return done
-
-        for n, rows in enumerate(requests):
-            batcher.submit(rows, keeper(n))
-        assert found == [None] * len(requests)
-        await asyncio.sleep(0)
-        return [outcome for outcome in found if outcome is not None]
+        return await World(engine, cost, **more).ask(*requests)
 
     return asyncio.run(ask())
 
 
-def test_what_comes_together_goes_together(offsets: dict[int, Path]) -> None:
-    """One run for three requests; each gets its own answers."""
+def predictions(found: Sequence[Outcome]) -> list[list[float]]:
+    return [outcome.predictions for outcome in found if isinstance(outcome, Answer)]
+
+
+@pytest.mark.parametrize("cost", [LIGHT, HEAVY], ids=["light", "heavy"])
+def test_what_comes_together_goes_together(offsets: dict[int, Path], cost: Cost) -> None:
+    """One run for three requests; each gets its own answers, on the loop's thread whichever thread ran them."""
     engine = Counted(offsets[1])
-    found = answered(engine, [row(1)], [row(2), row(3)], [row(4)])
+    found = answered(engine, cost, [row(1)], [row(2), row(3)], [row(4)])
     assert engine.runs == [4]
-    assert [a.predictions for a in found if isinstance(a, Answer)] == [[101.0], [102.0, 103.0], [104.0]]
+    assert (threading.main_thread().name in engine.threads) == (cost is LIGHT)
+    assert predictions(found) == [[101.0], [102.0, 103.0], [104.0]]
 
 
-def test_a_batch_is_bounded(offsets: dict[int, Path]) -> None:
-    """More rows than a batch may have go in several, in order."""
+@pytest.mark.parametrize("cost", [LIGHT, HEAVY], ids=["light", "heavy"])
+def test_a_batch_is_bounded(offsets: dict[int, Path], cost: Cost) -> None:
+    """More rows than a batch may have go in several, in order; each is counted by what released it."""
     engine = Counted(offsets[1])
-    found = answered(engine, *[[row(n % 24)] for n in range(MAX_BATCH_ROWS + 10)])
-    assert engine.runs == [MAX_BATCH_ROWS, 10]
-    assert len(found) == MAX_BATCH_ROWS + 10
+
+    async def ask() -> None:
+        world = World(engine, cost, QueueSettings(seconds=60.0, max_batch_rows=32))
+        found = await world.ask(*[[row(n % 24)] for n in range(42)])
+        assert engine.runs == [32, 10]
+        assert predictions(found) == [[100.0 + n % 24] for n in range(42)]
+        released = [world.count("perene_batch_released_total", reason=reason) for reason in ("full", "idle")]
+        assert released == [1.0, 1.0]
+        assert world.count("perene_batch_rows_sum", model="toy") == 42.0
+
+    asyncio.run(ask())
 
 
-def test_a_row_that_cannot_be_packed_fails_alone(offsets: dict[int, Path]) -> None:
+def test_what_queues_while_the_engine_is_busy_is_the_next_batch(offsets: dict[int, Path]) -> None:
+    """A lone request goes at once; those that come while it runs go together; packed and unpacked rows alike."""
+    engine = Counted(offsets[1])
+    engine.free.clear()
+
+    async def ask() -> None:
+        world = World(engine, HEAVY)
+        first = asyncio.create_task(world.ask([row(1)]))
+        await until(lambda: engine.runs == [1])
+        later = [asyncio.create_task(world.ask([row(n)])) for n in (2, 3)]
+        packed = engine.decoder.pack([row(4), row(5)])
+        other = asyncio.create_task(world.batcher.answer([row(4), row(5)], packed))
+        await until(lambda: world.batcher.waiting == 3)
+        engine.free.set()
+        assert predictions(await first) == [[101.0]]
+        assert [predictions(await task) for task in later] == [[[102.0]], [[103.0]]]
+        assert (await other)[0].predictions == [104.0, 105.0]
+        assert engine.runs == [1, 4]
+
+    asyncio.run(ask())
+
+
+def test_a_large_request_holds_up_nobody(offsets: dict[int, Path]) -> None:
+    """More rows than a batch may have run beside the queue, of a light model off the event loop."""
+    engine = Counted(offsets[1])
+    engine.free.clear()
+
+    async def ask() -> None:
+        world = World(engine, LIGHT, QueueSettings(seconds=60.0, max_batch_rows=8))
+        large = asyncio.create_task(world.ask([row(n) for n in range(9)]))
+        await until(lambda: engine.runs == [9])
+        engine.free.set()
+        assert predictions(await world.ask([row(1)])) == [[101.0]]
+        assert predictions(await large) == [[100.0 + n for n in range(9)]]
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("cost", [LIGHT, HEAVY], ids=["light", "heavy"])
+def test_a_row_that_cannot_be_packed_fails_alone(offsets: dict[int, Path], cost: Cost) -> None:
     """A fraction for an integer: its request is refused, the others are answered."""
-    found = answered(Counted(offsets[1]), [row(1)], [row(1.5)], [row(3)])
+    found = answered(Counted(offsets[1]), cost, [row(1)], [row(1.5)], [row(3)])
     assert isinstance(found[1], ContractViolation)
-    assert [a.predictions for a in (found[0], found[2]) if isinstance(a, Answer)] == [[101.0], [103.0]]
+    assert predictions(found) == [[101.0], [103.0]]
 
 
-def test_a_graph_that_fails_on_several_rows_answers_each(toy_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cost", [LIGHT, HEAVY], ids=["light", "heavy"])
+def test_a_graph_that_fails_on_several_rows_answers_each(toy_bundle: Path, tmp_path: Path, cost: Cost) -> None:
     """The graph takes one row at a time: the batch fails, the requests do not; two rows in one request do."""
-    found = answered(Counted(one_row_bundle(toy_bundle, tmp_path / "one")), [row(5)], [row(6), row(7)], [row(8)])
+    engine = Counted(one_row_bundle(toy_bundle, tmp_path / "one"))
+    found = answered(engine, cost, [row(5)], [row(6), row(7)], [row(8)])
     assert isinstance(found[1], InferenceFailed)
-    assert [a.predictions for a in (found[0], found[2]) if isinstance(a, Answer)] == [[5.0], [8.0]]
+    assert predictions(found) == [[5.0], [8.0]]
 
 
-def test_an_unforeseen_error_is_told_to_everybody(offsets: dict[int, Path], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("cost", [LIGHT, HEAVY], ids=["light", "heavy"])
+def test_an_unforeseen_error_is_told_to_everybody(
+    offsets: dict[int, Path], caplog: pytest.LogCaptureFixture, cost: Cost
+) -> None:
     """A row that is no row at all: nobody waits for ever."""
-    found = answered(Counted(offsets[1]), [row(1)], [()])
+    found = answered(Counted(offsets[1]), cost, [row(1)], [()])
     assert all(isinstance(outcome, PereneError) for outcome in found)
     assert "batch_failed" in caplog.text
+
+
+def test_an_engine_may_want_requests_one_by_one(offsets: dict[int, Path]) -> None:
+    """Where a bad row hurts the others, each request has a run of its own."""
+    engine = Counted(offsets[1])
+    found = answered(engine, HEAVY, [row(1)], [row(2), row(3)], together=False)
+    assert engine.runs == [1, 2]
+    assert predictions(found) == [[101.0], [102.0, 103.0]]
+
+
+def test_what_waited_too_long_or_for_nobody_is_not_run(offsets: dict[int, Path]) -> None:
+    """Behind a run that takes longer than they may wait; a request whose caller went away; both free the engine."""
+    engine = Counted(offsets[1])
+    engine.free.clear()
+
+    async def ask() -> None:
+        world = World(engine, HEAVY, QueueSettings(seconds=0.05))
+        first = asyncio.create_task(world.ask([row(1)]))
+        await until(lambda: engine.runs == [1])
+        late = asyncio.create_task(world.ask([row(2)], [row(3)]))
+        await asyncio.sleep(0.1)
+        left = asyncio.create_task(world.ask([row(4)], [row(5)], gone=[0]))
+        await until(lambda: world.batcher.waiting == 4)
+        engine.free.set()
+        assert predictions(await first) == [[101.0]]
+        assert all(isinstance(outcome, Overloaded) for outcome in await late)
+        assert predictions(await left) == [[105.0]]
+        assert engine.runs == [1, 1]
+        assert world.count("perene_rejected_total", reason="deadline") == 2.0
+
+    asyncio.run(ask())
+
+
+def test_a_full_queue_admits_nobody(offsets: dict[int, Path]) -> None:
+    """By number, and by the time that those before need; once the queue is empty, everybody again."""
+    engine = Counted(offsets[1])
+    engine.free.clear()
+
+    async def refusals(settings: QueueSettings, cost: Cost, reason: str) -> None:
+        world = World(engine, cost, settings)
+        world.batcher.admit()
+        asked = asyncio.create_task(world.ask([row(0)]))
+        await until(lambda: len(engine.runs) % 2 == 1)
+        more = asyncio.create_task(world.ask(*[[row(n)] for n in range(4)]))
+        await until(lambda: world.batcher.waiting == 4)
+        with pytest.raises(Overloaded) as refused:
+            world.batcher.admit()
+        assert refused.value.retry_after_s >= 0.0
+        assert world.count("perene_rejected_total", reason=reason) == 1.0
+        engine.free.set()
+        await asked
+        await more
+        await until(lambda: not world.batcher.busy)
+        world.batcher.admit()
+        engine.free.clear()
+
+    asyncio.run(refusals(QueueSettings(seconds=60.0, max_requests=4), HEAVY, "queue_full"))
+    asyncio.run(refusals(QueueSettings(seconds=60.0, max_requests=5), Cost(20.0, 5.0), "deadline"))
+
+
+def test_a_turn_of_the_loop_that_lasts_too_long_takes_in_no_more() -> None:
+    """The next turn does."""
+
+    async def turns() -> None:
+        turn = Turn(0.02)
+        assert not turn.over()
+        assert not turn.over()
+        time.sleep(0.03)  # work on the loop
+        assert turn.over()
+        await asyncio.sleep(0)
+        assert not turn.over()
+
+    asyncio.run(turns())
+
+
+def test_the_thread_ends_with_the_batcher(offsets: dict[int, Path]) -> None:
+    """A version that nobody holds any more leaves no thread behind, without a garbage collection."""
+
+    def threads() -> int:
+        return sum(thread.name.startswith("engine") for thread in threading.enumerate())
+
+    async def ask() -> None:
+        before = threads()
+        world = World(Counted(offsets[1]), HEAVY)
+        await world.ask([row(1)])
+        assert threads() == before + 1
+        gc.disable()
+        try:
+            del world
+            await until(lambda: threads() == before)
+        finally:
+            gc.enable()
+
+    asyncio.run(ask())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come about in 10 s")

@@ -19,14 +19,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
-from serving import lane
 from serving.app import create_app
+from serving.bounded import BoundedProtocol, Bounds, Watch
 from serving.lane import protocol_of
 from serving.settings import ServingSettings
-from tests.integration.serving_toy import ROW, Cache, stored_events
+from tests.integration.serving_toy import ANY_HOST, PATIENT, ROW, Cache, stored_events
 
 BODY = json.dumps({"rows": [ROW]}).encode()
-_OWN = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|date: [^\r]*")
+_OWN = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|date: [^\r]*|(?<=;dur=)[0-9.]+")
+
+
+class Slow(BoundedProtocol):
+    """Everything goes to the application."""
+
+    watch = Watch(Bounds().sweep_s)
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,15 @@ class Lanes:
 
 
 @contextlib.asynccontextmanager
-async def lanes(cache: Cache, **settings: Any) -> AsyncIterator[Lanes]:
+async def lanes(cache: Cache, bounds: Bounds = Bounds(), **settings: Any) -> AsyncIterator[Lanes]:  # noqa: B008
     spool = Spool.open(cache.folder.parent / "spool", commit_interval_s=0.01)
     app = create_app(
-        ServingSettings(poll_seconds=0.01, device="cpu", **settings),
+        ServingSettings(**{"poll_seconds": 0.01, "device": "cpu", "web": ANY_HOST, "queue": PATIENT, **settings}),
         cache.folder,
         spool,
         ServeMetrics(CollectorRegistry()),
     )
-    protocols: list[type[HttpToolsProtocol]] = [protocol_of(app.state.service), HttpToolsProtocol]
+    protocols: list[type[HttpToolsProtocol]] = [protocol_of(app.state.service, bounds), Slow]
     try:
         async with app.router.lifespan_context(app), contextlib.AsyncExitStack() as stack:
             ports = [await stack.enter_async_context(server(app, protocol)) for protocol in protocols]
@@ -180,6 +186,15 @@ CORPUS: dict[str, bytes] = {
     "problem json": request("/predict", b"{", "Accept: application/problem+json"),
     "garbage": b"\x16\x03\x01 nonsense\r\n\r\n",
     "feedback": request("/feedback", b"[]"),
+    "no host": b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    "two hosts": request("/predict", BODY, "Host: other"),
+    "absolute target": request("http://elsewhere/predict"),
+    "page of another site": request("/predict", BODY, "Origin: https://elsewhere"),
+    "page of its own": request("/predict", BODY, "Origin: http://perene"),
+    "cross-site": request("/predict", BODY, "Sec-Fetch-Site: cross-site"),
+    "version by header": request("/predict", BODY, "X-Model-Version: 1"),
+    "no version by header": request("/predict", BODY, "X-Model-Version: none"),
+    "idempotency key that is none": request("/predict", BODY, "Idempotency-Key: a b"),
 }
 
 
@@ -213,6 +228,51 @@ def with_key(data: bytes, key: str) -> bytes:
     return data.replace(b"Host: perene\r\n", header) if key else data
 
 
+OVERLOADED = {
+    "ordinary": request(),
+    "named": request("/models/toy/predict"),
+    "pinned": request("/models/toy/versions/1/predict"),
+    "own request id": request("/predict", BODY, "X-Request-ID: order-7"),
+    "hostile request id": request("/predict", BODY, "X-Request-ID: a b<script>"),
+    "problem json": request("/predict", BODY, "Accept: application/problem+json"),
+    "close": request("/predict", BODY, "Connection: close"),
+    "twice": request() * 2,
+    "not json": request(body=b"{"),
+    "wrong type": request("/predict", BODY, "Content-Type: text/plain"),
+    "unknown model": request("/models/tai/predict"),
+    "another route": b"GET /models HTTP/1.1\r\nHost: perene\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("auth", [False, True])
+def test_both_lanes_refuse_alike_under_overload(deployed: Cache, auth: bool) -> None:
+    """A full queue: the fast lane's own refusals are those of the application, and the counters say so, too."""
+    key = deployed.key({"predict", "read"}) if auth else ""
+    deployed.deploy(1)
+
+    async def compare() -> list[str]:
+        async with lanes(deployed, auth=auth, queue={"seconds": 60.0, "max_requests": 1}) as at:
+            service = at.app.state.service
+            # a request that is never taken: the queue of one is full
+            service.table.models["toy"].champion.batcher._turn.append(None)
+            unlike = [name for name in OVERLOADED if not await alike(at, with_key(OVERLOADED[name], key))]
+            if auth:
+                assert await alike(at, OVERLOADED["ordinary"])
+            refusal = await send(at.fast, with_key(OVERLOADED["named"], key))
+            assert refusal.startswith(b"HTTP/1.1 503 Service Unavailable")
+            assert b"retry-after: 1\r\n" in refusal
+            assert b'"code":"overloaded"' in refusal
+            registry = service.metrics.registry
+            given = {"model": "toy", "version": "", "arm": "", "protocol": "perene", "code": "503"}
+            # "named" and "pinned" in both lanes, and the one above
+            assert registry.get_sample_value("perene_requests_total", given) == 5.0
+            assert registry.get_sample_value("perene_rejected_total", {"reason": "queue_full"}) >= 2 * 8
+            service.table.models["toy"].champion.batcher._turn.clear()
+            return unlike
+
+    assert asyncio.run(compare()) == []
+
+
 @pytest.mark.parametrize("mode", ["shadow", "ab"])
 def test_trials_are_routed_alike(deployed: Cache, mode: str) -> None:
     """The same entities get the same version, and shadow answers are logged, in both lanes."""
@@ -226,6 +286,20 @@ def test_trials_are_routed_alike(deployed: Cache, mode: str) -> None:
 
     events = stored_events(asyncio.run(both()))
     assert len(events) == 4 * len(bodies) * (2 if mode == "shadow" else 1)
+
+
+@pytest.mark.parametrize("settings", [{"max_models": 1}, {"cache_rows": 4}], ids=["not in memory", "answers kept"])
+def test_what_only_the_application_can_do_is_answered_alike(deployed: Cache, settings: dict[str, Any]) -> None:
+    """A model that has to be loaded first, and answers that are looked for: the lane leaves both alone."""
+    deployed.add(1, deployed.folder / "bundles" / "toy" / "1", model="aaa")
+    deployed.deploy(1)
+
+    async def both() -> None:
+        async with lanes(deployed, auth=False, **settings) as at:
+            for _ in range(3):
+                assert await alike(at, request() + request("/models/toy/versions/1/predict"))
+
+    asyncio.run(both())
 
 
 def test_a_request_may_come_byte_by_byte(deployed: Cache) -> None:
@@ -267,15 +341,13 @@ def test_the_fast_lane_is_taken(deployed: Cache, monkeypatch: pytest.MonkeyPatch
     [b"", b"POST /predict HT", request()[:-5], b"POST /models HTTP/1.1\r\nContent-Length: 10\r\n\r\nab"],
     ids=["nothing", "half a head", "half a body", "half a body elsewhere"],
 )
-def test_a_slow_client_is_closed(deployed: Cache, monkeypatch: pytest.MonkeyPatch, beginning: bytes) -> None:
+def test_a_slow_client_is_closed(deployed: Cache, beginning: bytes) -> None:
     """A connection that does not finish its request is closed; one that is idle between requests is not."""
     deployed.deploy(1)
-    for name in ("HEADER_DEADLINE_S", "BODY_DEADLINE_S"):
-        monkeypatch.setattr(lane, name, 0.3)
-    monkeypatch.setattr(lane, "SWEEP_S", 0.05)
+    bounds = Bounds(header_s=0.3, body_s=0.3, sweep_s=0.05)
 
     async def alone() -> None:
-        async with lanes(deployed, auth=False) as at:
+        async with lanes(deployed, bounds, auth=False) as at:
             idle_reader, idle = await asyncio.open_connection("127.0.0.1", at.fast)
             idle.write(request())
             assert (await idle_reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")

@@ -12,7 +12,7 @@ import pytest
 
 from registry.bundle import read_bundle, seal
 from registry.errors import StoreUnavailable
-from registry.keys import new_key
+from registry.keys import KeyLimits, new_key
 from registry.ledger import Ledger
 from serving.puller import Puller
 from serving.state import Deployed, Key, State, Stored
@@ -189,13 +189,13 @@ def test_a_bundle_that_rots_in_the_cache_is_fetched_again(ledger: Ledger, puller
 
 
 def test_a_revoked_key_disappears(ledger: Ledger, puller: Puller) -> None:
-    """The others stay, and the ledger's revision moves so that the puller looks."""
-    records = [new_key(name, {"predict"})[1] for name in ("a", "b")]
+    """The others stay, with their limits, and the ledger's revision moves so that the puller looks."""
+    records = [new_key(name, {"predict"}, limits=KeyLimits(rows_per_day=3))[1] for name in ("a", "b")]
     for record in records:
         ledger.add_key(record)
     before = puller.state(ledger, State(), 0.0)
     assert {k.id for k in before.keys} == {r.id for r in records}
     ledger.revoke_key(records[0].id)
     after = puller.state(ledger, before, 1.0)
-    assert {k.id for k in after.keys} == {records[1].id}
+    assert [(k.id, k.limits) for k in after.keys] == [(records[1].id, KeyLimits(rows_per_day=3))]
     assert after.revision > before.revision

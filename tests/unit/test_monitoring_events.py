@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from monitoring.events import LabelEvent, PredictionEvent, decode, encoder, value_text
+from monitoring.blocks import decode
+from monitoring.events import LabelEvent, PredictionEvent, encoder, value_text
 
 
 def _prediction(**change: Any) -> PredictionEvent:

@@ -6,7 +6,9 @@ import threading
 import time
 import uuid
 
-from monitoring.ids import _Clock, _format, uuid7
+import pytest
+
+from monitoring.ids import _Clock, _format, uuid7, uuid7s
 
 
 def test_is_a_version_7_uuid_of_now() -> None:
@@ -22,6 +24,25 @@ def test_text_order_is_creation_order() -> None:
     """Thousands made within a few milliseconds sort as they were made."""
     made = [uuid7() for _ in range(5000)]
     assert sorted(set(made)) == made
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 16, 5000])
+def test_many_at_once_are_like_one_after_the_other(count: int) -> None:
+    """A batch is as long as was asked for, of version 7, sorted, and fits between what was made before and after."""
+    made = [uuid7(), *uuid7s(count), uuid7(), *uuid7s(count), uuid7()]
+    assert len(made) == 2 * count + 3
+    assert sorted(set(made)) == made
+    assert {(uuid.UUID(text).version, uuid.UUID(text).variant) for text in made} == {(7, uuid.RFC_4122)}
+    assert {str(uuid.UUID(text)) for text in made} == set(made)
+
+
+def test_a_batch_that_does_not_fit_moves_to_the_next_millisecond() -> None:
+    """Its values have one time part, whose next value comes after the last of them."""
+    clock = _Clock()
+    clock.next(100, 0)
+    clock._tail = (1 << 74) - 5
+    assert clock.next(100, 0, room=4) == (101, 0)
+    assert clock.next(100, 0) == (101, 5)
 
 
 def test_clock_going_back_does_not_break_the_order() -> None:

@@ -1,0 +1,60 @@
+"""One process that answers: the application on the port, with a spool of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import sys
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from monitoring.metrics import ServeMetrics
+from monitoring.spool import Spool
+from registry.line_writer import LineWriter
+from serving.app import create_app
+from serving.drain import DrainingServer, config_of
+from serving.engine import require_device
+from serving.engine_queue import SWITCH_S
+from serving.lane import protocol_of
+from serving.ports import listeners
+from serving.seen import observer_of
+from serving.settings import ServingSettings
+
+
+def answer(
+    settings: ServingSettings, home: Path, *, log: LineWriter | None = None, channel: socket.socket | None = None
+) -> None:
+    """Answer until SIGTERM or SIGINT: then requests in flight are answered, and the spool is flushed.
+
+    Args:
+        settings: of the server.
+        home: folder of the installation.
+        log: writes the lines of requests.
+        channel: to the parent, which adds up the numbers of all workers.
+
+    Raises:
+        ConfigInvalid: device = "cuda" without a GPU.
+        StoreUnavailable: the spool's folder cannot be written.
+    """
+    require_device(settings.device)
+    sys.setswitchinterval(SWITCH_S)
+    _collect_rarely()
+    metrics = ServeMetrics(CollectorRegistry())
+    metrics.workers.set(1)
+    with contextlib.closing(Spool.open(home / "spool", max_bytes=settings.spool_max_bytes)) as spool:
+        app = create_app(settings, home / "cache", spool, metrics, observer_of(settings, log), channel=channel)
+        protocol = protocol_of(app.state.service)
+        DrainingServer(config_of(app, protocol), protocol).run(sockets=listeners(settings))
+
+
+def _collect_rarely() -> None:
+    """Leave the modules out of garbage collection, and look for garbage less often.
+
+    What a request makes is freed by counting references. What waits for the spool looks to the collector like growth:
+    with Python's own thresholds it goes through every object of the process several times a second, 50 ms each.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 50)

@@ -1,0 +1,414 @@
+"""What a key may ask for: rates, requests at once, rows of a day; over both lanes, processes, machines and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from grpc import StatusCode
+
+from registry.keys import KeyLimits
+from serving.auth import ANYBODY, Keys
+from serving.counts import Counts
+from serving.errors import Limited
+from serving.limits import Limits
+from serving.settings import LimitSettings
+from tests.integration.dialect_models import CONTRACTS, rows_of
+from tests.integration.serving_app import SCOPES, bearer, metrics, run
+from tests.integration.serving_toy import ROW, Cache, serving
+from tests.integration.test_dialects_grpc import infer_request, talking
+from tests.integration.test_serving_lanes import lanes, request, rows, send
+
+DAY = 86_400
+
+
+@pytest.fixture
+def deployed(cache: Cache, offsets: dict[int, Path]) -> Cache:
+    cache.add(1, offsets[1])
+    return cache
+
+
+def limits_of(folder: Path, clock: list[float], **own: Any) -> tuple[Limits, Any]:
+    """Limits on a clock by hand, and the one caller."""
+    found = Limits(
+        LimitSettings(**own), folder, largest=10_000, monotonic=lambda: clock[0], wall=lambda: 20_000 * DAY + clock[0]
+    )
+    return found, Keys((), found).anybody
+
+
+def refusal(limits: Limits, caller: Any, rows_of: int = 0) -> Limited | None:
+    """What a request of so many rows is refused with; it is over at once."""
+    try:
+        limits.enter(caller)
+    except Limited as error:
+        return error
+    try:
+        limits.rows(caller, rows_of)
+    except Limited as error:
+        return error
+    finally:
+        limits.leave(caller)
+    return None
+
+
+def test_a_day_has_its_quota_and_the_next_one_its_own(tmp_path: Path) -> None:
+    """To the row; a restart of the server begins no new day."""
+    clock = [DAY - 100.0]
+    limits, caller = limits_of(tmp_path, clock, rows_per_day=100)
+    assert refusal(limits, caller, 60) is None
+    over = refusal(limits, caller, 41)
+    assert over is not None
+    assert (over.reason, over.retry_after_s) == ("quota", 100)
+    asyncio.run(limits.close())
+    again, caller = limits_of(tmp_path, clock, rows_per_day=100)
+    assert refusal(again, caller, 41) is not None
+    assert refusal(again, caller, 40) is None
+    assert dict(again.headers(caller))["ratelimit"] == '"quota";r=0;t=100'
+    clock[0] += 100
+    assert refusal(again, caller, 100) is None
+    assert refusal(again, caller, 1) is not None
+    asyncio.run(again.close())
+
+
+def test_a_table_of_more_rows_than_a_second_has_is_paid_off(tmp_path: Path) -> None:
+    """It passes when nothing is owed, and the next request waits for as long as its rows take."""
+    clock = [50.0]
+    limits, caller = limits_of(tmp_path, clock, rows_per_second=10)
+    assert refusal(limits, caller, 100) is None
+    over = refusal(limits, caller, 1)
+    assert over is not None
+    assert (over.reason, round(over.retry_after_s, 6)) == ("rate", 9.1)
+    clock[0] += 9.1
+    assert refusal(limits, caller, 1) is None
+    asyncio.run(limits.close())
+
+
+def test_what_the_application_counts_again_was_given_back(tmp_path: Path) -> None:
+    """A request that falls from the fast lane is counted once."""
+    clock = [50.0]
+    limits, caller = limits_of(tmp_path, clock, requests_per_second=2, rows_per_second=5, rows_per_day=5, concurrent=1)
+    for _ in range(20):
+        limits.enter(caller)
+        limits.rows(caller, 5)
+        limits.back(caller, 5)
+    assert refusal(limits, caller, 5) is None
+    asyncio.run(limits.close())
+
+
+def test_own_limits_win_and_nothing_is_no_limit(tmp_path: Path) -> None:
+    """Of a key before those of the server, each by itself; 0 lifts the server's."""
+    limits = Limits(LimitSettings(requests_per_second=5, rows_per_day=9), tmp_path, largest=100)
+    allowed = limits.allowances(
+        {"own": KeyLimits(requests_per_second=7.5), "none": KeyLimits(0, rows_per_day=0), "plain": KeyLimits()}
+    )
+    assert "none" not in allowed
+    assert allowed["own"].policy == '"requests";q=7;w=1, "quota";q=9;w=86400;qu="rows"'
+    assert allowed["plain"].policy == '"requests";q=5;w=1, "quota";q=9;w=86400;qu="rows"'
+    asyncio.run(limits.close())
+    unlimited = Limits(LimitSettings(), tmp_path / "none", largest=100)
+    assert Keys((), unlimited).anybody.limits is None
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense" * 100, b"prnuse01" + bytes(90)])
+def test_a_damaged_file_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
+    """And a process that has the old one goes on."""
+    before = Counts(tmp_path)
+    slot = before.slots(["a"])["a"]
+    (tmp_path / "limits.bin").unlink()
+    (tmp_path / "limits.bin").write_bytes(damage)
+    after = Counts(tmp_path)
+    after.count(after.slots(["b", "a"])["a"], 1)
+    before.count(slot, 3)
+    assert (before.busy(slot), after.busy(after.slots(["a"])["a"])) == (3, 1)
+    for counts in (before, after):
+        counts.close()
+
+
+def _hammer(folder: Path, seconds: float, passed: Any, *, locked: bool) -> None:
+    limits = Limits(LimitSettings(requests_per_second=2_000, rows_per_day=1_000_000), folder, largest=10)
+    caller = Keys((), limits).anybody
+    if not locked:
+        counts: Any = limits._counts
+        counts.lock = lambda: False
+        read = counts.read
+
+        def slowly(slot: int) -> Any:
+            used = read(slot)
+            time.sleep(1e-4)
+            return used
+
+        counts.read = slowly
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        count += refusal(limits, caller, 1) is None
+    passed.put(count)
+    passed.close()
+
+
+def _hold_and_stop(folder: Path, ready: Any) -> None:
+    counts = Counts(folder)
+    counts.count(counts.slots([ANYBODY.id])[ANYBODY.id], 5)
+    assert counts.lock()
+    ready.set()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
+def test_processes_share_one_rate_and_lose_no_row(tmp_path: Path, locked: bool) -> None:
+    """Three ask as fast as they can for a second: together they get the rate, and every row is in the day's count.
+
+    The control counts without the lock, and loses rows.
+    """
+    context = multiprocessing.get_context("spawn")
+    passed = context.Queue()
+    # made before, so that all of them find their place
+    first, caller = limits_of(tmp_path, [0.0], requests_per_second=2_000)
+    processes = [
+        context.Process(target=_hammer, args=(tmp_path, 1.0, passed), kwargs={"locked": locked}) for _ in range(3)
+    ]
+    began = time.monotonic()
+    for process in processes:
+        process.start()
+    counts = [passed.get(timeout=30) for _ in processes]
+    for process in processes:
+        process.join()
+    took = time.monotonic() - began
+    assert first._counts is not None
+    kept = first._counts.read(caller.limits.slot).rows_of_day
+    asyncio.run(first.close())
+    if locked:
+        assert sum(counts) <= 2_000 * (took + 1)
+        assert kept == sum(counts)
+    else:
+        assert kept < sum(counts)
+
+
+def test_a_killed_process_takes_its_requests_with_it(tmp_path: Path) -> None:
+    """What it was answering counts no more; a process that was stopped with the lock in its hand is not waited for."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_hold_and_stop, args=(tmp_path, ready))
+    process.start()
+    try:
+        assert ready.wait(30)
+        limits, caller = limits_of(tmp_path, [10.0], concurrent=5, requests_per_second=100)
+        over = refusal(limits, caller)
+        assert over is not None
+        assert over.reason == "concurrency"
+        limits.sweep()
+        assert refusal(limits, caller) is not None
+    finally:
+        process.kill()
+        process.join()
+    limits._sweep_at = 0.0
+    limits.sweep()
+    assert refusal(limits, caller) is None
+    asyncio.run(limits.close())
+
+
+def key_with(cache: Cache, **own: Any) -> str:
+    """A key with limits."""
+    secret = cache.key(SCOPES)
+    cache.keys[-1] = type(cache.keys[-1])(
+        cache.keys[-1].id, cache.keys[-1].sha256, cache.keys[-1].scopes, cache.keys[-1].models, KeyLimits(**own)
+    )
+    return secret
+
+
+def test_a_refusal_says_when_to_come_back(deployed: Cache) -> None:
+    """429, Retry-After in whole seconds, what is left and of what; counted, and other keys go on."""
+    slow, other = key_with(deployed, requests_per_second=0.2, rows_per_day=1_000), deployed.key(SCOPES)
+    deployed.deploy(1)
+
+    async def scenario() -> None:
+        async with serving(deployed, other) as served:
+            client = served.client
+            first = await client.post("/predict", json=ROW, headers={"x-api-key": slow})
+            assert first.status_code == 200
+            assert first.headers["ratelimit-policy"] == '"requests";q=1;w=5, "quota";q=1000;w=86400;qu="rows"'
+            assert first.headers["ratelimit"].startswith('"requests";r=0;t=5, "quota";r=999;t=')
+            for path in ("/predict", "/v2/models/toy/infer", "/v1/models/toy:predict", "/invocations", "/feedback"):
+                reply = await client.post(path, json=ROW, headers={"x-api-key": slow})
+                assert reply.status_code == 429, path
+                assert 1 <= int(reply.headers["retry-after"]) <= 5
+                assert reply.headers["ratelimit"].startswith('"requests";r=0;t=')
+            reply = await client.get("/models", headers={"x-api-key": slow})
+            assert reply.json()["error"]["code"] == "rate_limited"
+            ordinary = await served.predict()
+            assert ordinary["predictions"] == [107.0]
+            found = await metrics(served)
+            assert found["perene_rejected_total", ("rate",)] == 6
+            assert "ratelimit-policy" not in (await client.get("/models")).headers
+
+    run(scenario)
+
+
+def test_requests_at_once_are_bounded(deployed: Cache) -> None:
+    """One more than allowed is refused, the next one may come. Positive control: without the limit none is."""
+    deployed.deploy(1)
+
+    async def refused_of(**limits: Any) -> int:
+        async with serving(deployed, auth=False, limits=LimitSettings(**limits)) as served:
+
+            async def slowly() -> Any:
+                yield b'{"rows": '
+                await asyncio.sleep(0.3)
+                yield b"[]}"
+
+            head = {"content-type": "application/json"}
+            asked = [served.client.post("/predict", content=slowly(), headers=head) for _ in range(5)]
+            replies = await asyncio.gather(*asked)
+            assert (await served.client.post("/predict", json=ROW)).status_code == 200
+            assert (await metrics(served))["perene_rejected_total", ("concurrency",)] == sum(
+                r.status_code == 429 for r in replies
+            )
+            return sum(reply.status_code == 429 for reply in replies)
+
+    assert asyncio.run(refused_of(concurrent=2)) == 3
+    assert asyncio.run(refused_of(rows_per_day=100)) == 0
+
+
+def test_a_day_of_rows_is_one_over_both_lanes_and_a_restart(deployed: Cache) -> None:
+    """Refused ones cost nothing, those that fall from the fast lane count once, and a restart forgets nothing."""
+    deployed.deploy(1)
+    few = LimitSettings(rows_per_day=10, requests_per_second=1_000)
+
+    async def scenario(*sent: tuple[str, bytes, int]) -> None:
+        async with lanes(deployed, auth=False, limits=few) as at:
+            for lane, data, status in sent:
+                answer = await send(getattr(at, lane), data)
+                assert answer.startswith(b"HTTP/1.1 %d" % status), (lane, answer[:200])
+                assert b"ratelimit-policy: " in answer
+            assert at.app.state.service.limits._counts.busy(deployed_slot(at.app)) == 0
+
+    asyncio.run(
+        scenario(
+            ("fast", request(body=rows(ROW, ROW, ROW)), 200),
+            ("slow", request(body=rows(ROW, ROW, ROW)), 200),
+            ("fast", request(body=b"{"), 400),
+            ("fast", request(body=rows(*[ROW] * 5)), 429),
+        )
+    )
+    asyncio.run(
+        scenario(
+            ("slow", request(body=rows(*[ROW] * 5)), 429),
+            ("fast", request("/predict", rows(ROW, ROW), "X-Model-Version: 1"), 200),
+            ("fast", request(body=rows(ROW, ROW)), 200),
+            ("fast", request(), 429),
+            ("slow", request(), 429),
+        )
+    )
+
+
+def deployed_slot(app: Any) -> int:
+    slot: int = app.state.service._keys.anybody.limits.slot
+    return slot
+
+
+def test_usage_is_counted_for_each_key(deployed: Cache) -> None:
+    """Requests, rows and seconds, by both lanes and every dialect; refusals are on nobody's bill."""
+    keys = [deployed.key(SCOPES) for _ in range(2)]
+    names = [key.split("_")[1] for key in keys]
+    deployed.deploy(1)
+
+    async def scenario() -> None:
+        async with lanes(deployed) as at:
+            for port in (at.fast, at.slow):
+                assert b" 200 OK" in await send(port, request(body=rows(ROW, ROW), key=keys[0]))
+                assert b" 422 " in await send(port, request(body=rows({}), key=keys[0]))
+            body = {"instances": [ROW] * 3}
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{at.fast}", headers=bearer(keys[1])) as client:
+                assert (await client.post("/v1/models/toy:predict", json=body)).status_code == 200
+                text = (await client.get("/metrics")).text
+        found = dict(
+            line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(("perene_key", "perene_cost"))
+        )
+        assert [float(found[f'perene_key_requests_total{{key="{name}"}}']) for name in names] == [2, 1]
+        assert [float(found[f'perene_key_rows_total{{key="{name}"}}']) for name in names] == [4, 3]
+        assert all(0 < float(found[f'perene_cost_seconds_total{{key="{name}"}}']) < 1 for name in names)
+
+    run(scenario)
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real one, on a port of its own."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.fail("redis-server is missing: run scripts/apt")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(500):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.01)
+        yield f"redis://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_machines_share_their_limits_in_redis(
+    deployed: Cache, tmp_path: Path, offsets: dict[int, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two servers with homes of their own count as one; when Redis goes, each counts alone, says so, and answers."""
+    other = Cache(tmp_path / "other" / "cache")
+    other.add(1, offsets[1])
+    for cache in (deployed, other):
+        cache.deploy(1)
+
+    async def scenario() -> None:
+        with redis_server(tmp_path) as (url, process):
+            settings = LimitSettings(rows_per_day=10, requests_per_second=1_000, rows_per_second=10_000, redis=url)
+            async with (
+                lanes(deployed, auth=False, limits=settings) as one,
+                lanes(other, auth=False, limits=settings) as two,
+            ):
+                asked = [await send(at.fast, request(body=rows(ROW, ROW))) for at in (one, two) * 3]
+                assert [answer[9:12] for answer in asked] == [b"200"] * 5 + [b"429"]
+                assert b'ratelimit-policy: "requests";q=1000;w=1' in asked[0]
+                process.kill()
+                process.wait()
+                asked = [await send(at.fast, request(body=rows(ROW, ROW))) for at in (one, two) * 2]
+                assert [answer[9:12] for answer in asked] == [b"200"] * 4
+                assert b'fallbacks_total{kind="limits",model=""} ' in await send(
+                    one.fast, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+                )
+                assert "limits_redis_away" in caplog.text
+
+    asyncio.run(scenario())
+
+
+def test_grpc_is_limited_alike(every: tuple[Cache, str]) -> None:
+    """Calls and rows count as over HTTP; the refusal says what is used up, and usage is counted."""
+    cache, _ = every
+    key = key_with(cache, rows_per_day=5, requests_per_second=1_000)
+    cache.deploy(1, model="regression")
+
+    async def scenario() -> None:
+        async with talking(cache, key) as (served, client):
+            three = infer_request("regression", rows_of(CONTRACTS["regression"], 3), raw=False).SerializeToString()
+            await client.call("ServerMetadata")
+            await client.send("ModelInfer", three)
+            assert "rows of the day" in await client.refused(StatusCode.RESOURCE_EXHAUSTED, three)
+            found = await metrics(served)
+            assert found["perene_rejected_total", ("quota",)] == 1
+            assert found["perene_key_rows_total", (key.split("_")[1],)] == 3
+
+    run(scenario)
