@@ -38,7 +38,7 @@ MEANINGS: Final = {
     "Settings.models": "one table `[models.NAME]` for each model",
     "ServingSettings.host": "address of the public port; beyond loopback only with `auth`",
     "ServingSettings.port": "the public port",
-    "ServingSettings.device": "where graphs run; `cuda` refuses a version when there is no GPU, `auto` falls back",
+    "ServingSettings.device": "where graphs run; `cuda` refuses to start without a GPU, `auto` falls back and says so",
     "ServingSettings.max_body_bytes": "bytes of one request's body",
     "ServingSettings.spool_max_bytes": "bytes of events on disk that are not yet in the lake",
     "MonitoringSettings.of": "windows among which `confirm` are counted",

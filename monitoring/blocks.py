@@ -61,6 +61,9 @@ class Answered(msgspec.Struct, gc=False):
         return type(self.rows) is not list and len(self.ids) >= MANY and isinstance(self.rows, Columns)
 
 
+_OF_REQUESTS: Final = ("first", "rows", "at", "received", "arm", "entity", "latency_ms", "key")
+
+
 class Block(msgspec.Struct, frozen=True, array_like=True, tag="b"):
     """Rows that one version answered, in the order of their numbers, unless it says otherwise.
 
@@ -101,16 +104,13 @@ class Block(msgspec.Struct, frozen=True, array_like=True, tag="b"):
             parts = (values[starts[n] * width : starts[n + 1] * width] for n in requests)
             return b"".join(parts) if isinstance(values, bytes) else list(chain.from_iterable(parts))
 
-        return Block(
-            self.model,
-            self.version,
-            self.shadow,
-            *map(some, (self.first, self.rows, self.at, self.received, self.arm, self.entity, self.latency_ms)),
-            some(self.key),
-            of_rows(self.ids),
-            of_rows(self.predictions),
-            None if self.probabilities is None else of_rows(self.probabilities),
-            [None if c is None else of_rows(c, 8 if isinstance(c, bytes) else 1) for c in self.features],
+        return msgspec.structs.replace(
+            self,
+            **{name: some(getattr(self, name)) for name in _OF_REQUESTS},
+            ids=of_rows(self.ids),
+            predictions=of_rows(self.predictions),
+            probabilities=None if self.probabilities is None else of_rows(self.probabilities),
+            features=[None if c is None else of_rows(c, 8 if isinstance(c, bytes) else 1) for c in self.features],
         )
 
 
@@ -134,9 +134,10 @@ def block_of_answers(first: Sequence[int], answers: Sequence[Answered]) -> Block
         answers: one or more.
     """
     contract, shadow = answers[0].contract, answers[0].arm == "shadow"
-    values = None
+    values: list[list[float] | None] | None = None
     if any(a.values is not None for a in answers):
-        values = list(chain.from_iterable(a.values or [None] * len(a) for a in answers))
+        nothing: list[list[float] | None] = [None]
+        values = list(chain.from_iterable(a.values or nothing * len(a) for a in answers))
     return Block(
         contract.model,
         answers[0].version,

@@ -84,7 +84,7 @@ REQUEST_DURATION = _serving(
     "request_duration_seconds", "histogram", "Time from reading the body of an answered prediction to its answer",
     ("model",), "seconds", LATENCY_BUCKETS)  # fmt: skip
 STAGE_DURATION = _serving(
-    "stage_duration_seconds", "histogram", "Time of an answered prediction in one stage (parse, infer, encode)",
+    "stage_duration_seconds", "histogram", "Time of an answered prediction in one stage (parse, queue, infer, encode)",
     ("model", "stage"), "seconds", LATENCY_BUCKETS)  # fmt: skip
 REQUESTS_IN_PROGRESS = _serving("requests_in_progress", "gauge", "Requests being answered now")
 REJECTED = _serving(

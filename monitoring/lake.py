@@ -141,7 +141,8 @@ def _parts(rows: Iterable[tuple[int, Event | Block]]) -> dict[_Part, list[tuple[
         if isinstance(event, LabelEvent):
             parts[event.model, "label", _day(event.at), 0].append((number, event))
         elif isinstance(event, PredictionEvent):
-            parts[event.model, _kind(shadow=event.arm == "shadow"), _day(event.at), event.version].append((number, event))
+            kind = _kind(shadow=event.arm == "shadow")
+            parts[event.model, kind, _day(event.at), event.version].append((number, event))
         else:
             for day, block in _days(event):
                 parts[event.model, _kind(shadow=event.shadow), day, event.version].append((number, block))

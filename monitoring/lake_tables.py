@@ -118,7 +118,7 @@ def _features(blocks: Sequence[Block], contract: Contract | None) -> dict[str, p
 
 def _feature(blocks: Sequence[Block], number: int, column: Column) -> pa.Array:
     kind = pa.string() if column.policy == "hash" else _ARROW[column.dtype]
-    parts = [block.features[number] if number < len(block.features) else None for block in blocks]
+    parts: list[Any] = [block.features[number] if number < len(block.features) else None for block in blocks]
     if all(isinstance(part, list) for part in parts):
         return _column(list(chain.from_iterable(parts)), kind)
     made = (_cells(part, len(block), kind) for part, block in zip(parts, blocks, strict=True))

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from time import time
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -288,7 +288,8 @@ class Spool:
         if answers:
             block = block_of_answers([entry.first for entry in entries], answers)
             return [(entries[0].first, self._encoder.encode(block))]
-        return [(e.first + n, self._encoder.encode(event)) for e in entries for n, event in enumerate(e.events)]
+        events = ((e.first + n, event) for e in entries for n, event in enumerate(cast("Sequence[Event]", e.events)))
+        return [(number, self._encoder.encode(event)) for number, event in events]
 
     def _drop(self, entry: _Entry, error: Exception) -> None:
         with self._mutex:

@@ -25,6 +25,7 @@ from registry.private import addresses, write_private
 from registry.signing import load_signer, load_verifier
 from registry.supervisor import Program, Supervisor
 from retrain.settings import WorkerSettings
+from serving.ports import holder_of
 
 READY_S = 60.0
 
@@ -176,8 +177,11 @@ def _check_free(name: str, port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             variable = f"PERENE__{name.upper().replace('.', '__')}"
+            holder = holder_of(port)
             raise ConfigInvalid(
-                f"port {port} is in use", where=name, hint=f"stop what listens there, or set {variable}"
+                f"port {port} is in use{holder and f' by {holder}'}",
+                where=name,
+                hint=f"stop what listens there, or set {variable}",
             ) from error
 
 

@@ -90,8 +90,19 @@ def _without_values(_logger: object, _method: str, event: Event) -> Event:
         event["exception"] = told(error)
     event.pop("stack_info", None)
     if not str(event.get("logger", "")).startswith(OURS):
-        event["event"] = (str(event.get("event", "")).splitlines() or [""])[0][:_MOST_TEXT]
+        event["event"] = _first_line(str(event.get("event", "")))
     return event
+
+
+def _first_line(text: str) -> str:
+    """The first line of what others log; of a traceback that is a text, where it was and of what type."""
+    lines = text.splitlines() or [""]
+    if lines[0].startswith("Traceback "):
+        kind = next((line.partition(":")[0] for line in reversed(lines) if line and line[0] not in " |+"), "")
+        places = [line.split(",") for line in lines if line.startswith('  File "')]
+        shown = "; ".join(_short(p[0].strip()[6:-1]) + ":" + p[1].split()[-1] for p in places[-3:] if len(p) > 1)
+        return f"{kind} at {shown}"[:_MOST_TEXT]
+    return lines[0][:_MOST_TEXT]
 
 
 def _json(_logger: object, _method: str, event: Event) -> str:

@@ -23,6 +23,8 @@ OUTLIER: Final = 2.0
 """A run counts as at most so many times slower than those before: one that was interrupted says nothing of others."""
 USED: Final = 0.5
 """Share of `queue.seconds` that an expected wait may take: a run, the reply and a wrong guess need time, too."""
+LIGHT_PATIENCE: Final = 50.0
+"""A refusal costs half as much as a light model's answer: refusing many frees little time, and answers nobody."""
 _MESSAGES: Final = {
     "queue_full": "too many requests wait for this model",
     "deadline": "the request could not be answered in time",
@@ -72,10 +74,10 @@ class Turn:
         self._seconds = self._most = seconds
         self._began = 0.0
 
-    def over(self) -> bool:
-        """Whether this turn has taken in all that it can answer in time."""
+    def over(self, patience: float = 1.0) -> bool:
+        """Whether this turn has taken in all that it can answer in time; `patience`: in so many times that time."""
         if self._began:
-            return perf_counter() - self._began > self._most
+            return perf_counter() - self._began > self._most * patience
         self._began = perf_counter()
         asyncio.get_running_loop().call_soon(self._end)
         return False
@@ -89,8 +91,11 @@ class Turn:
 class Admission:
     """The bound of one version's queue."""
 
-    def __init__(self, settings: QueueSettings, turn: Turn, refused: Callable[[str], Counter]) -> None:
+    def __init__(
+        self, settings: QueueSettings, turn: Turn, refused: Callable[[str], Counter], *, patience: float = 1.0
+    ) -> None:
         self.seconds = settings.seconds
+        self._patience = patience
         self._most = settings.max_requests
         self._turn = turn
         self._refused = {reason: refused(reason) for reason in _MESSAGES}
@@ -103,7 +108,7 @@ class Admission:
         """
         if waiting >= self._most:
             raise self.refusal("queue_full", wait_s)
-        if wait_s > self.seconds * USED or self._turn.over():
+        if wait_s > self.seconds * USED or self._turn.over(self._patience):
             raise self.refusal("deadline", wait_s)
 
     def refusal(self, reason: str, wait_s: float) -> Overloaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +45,7 @@ from serving.native import NativeEngine
 from serving.numbers import Numbers
 from serving.refused import PROBLEM, refused
 from serving.residents import Residents, resident_names
-from serving.seen import Observer, Seen
+from serving.seen import Observer, Seen, pattern_of
 from serving.settings import ServingSettings
 from serving.state import parse_state, state_bytes
 from serving.usage import Usages
@@ -83,6 +84,8 @@ class Service:
         self._keys = Keys((), self.limits)
         self._taken = b""
         self._behind: dict[str, float] = {}
+        self.ends_at = math.inf
+        """When what is in flight must be answered, on the clock of `time.monotonic`, once the process has to end."""
 
     async def follow(self) -> None:
         """Look for a new hand-over for ever; load it beside what serves, then swap the pointer."""
@@ -171,6 +174,7 @@ def create_app(
     service = Service(settings, cache, spool, metrics, observer or Observer())
     service.numbers = Numbers(metrics.registry, service.settle, channel)
     metrics.build_info.labels(version=__version__).set(1)
+    metrics.workers.set(1)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -198,7 +202,7 @@ def create_app(
 
 def _routes(app: FastAPI, service: Service) -> None:
     def add(path: str, method: str, scope: str | None, handler: Handler, dialect: Dialect = PERENE) -> None:
-        app.add_route(path, _endpoint(service, path, scope, handler, dialect), methods=[method])
+        app.add_route(path, _endpoint(service, pattern_of(path), scope, handler, dialect), methods=[method])
 
     predict, feedback = prediction(service, _own, (JSON, *columns.MEDIA)), _feedback(service)
     add("/predict", "POST", "predict", predict)

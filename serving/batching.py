@@ -6,17 +6,17 @@ A light model runs on the event loop, with what arrived in the same turn of it. 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final
 
 from monitoring.metrics import ServeMetrics
 from registry.errors import PereneError
-from serving.admission import Admission, Cost, Turn
+from serving.admission import LIGHT_PATIENCE, Admission, Cost, Turn
 from serving.decode import Decoder
 from serving.engine import Answer
 from serving.engine_queue import EngineQueue
+from serving.errors import Overloaded
 from serving.native import NativeEngine
 from serving.runner import Counts, Done, Item, Outcome, Row, Runner, Runs, Tensors, tell
 from serving.settings import ServingSettings
@@ -36,11 +36,12 @@ class Batcher:
     Threads are made when they are needed, and end when nobody holds the batcher any more.
     """
 
-    def __init__(self, runner: Runner, admission: Admission, *, inline: bool = True) -> None:
+    def __init__(self, runner: Runner, admission: Admission, *, light: bool) -> None:
         self._runner = runner
         self._admission = admission
-        self.light = inline and runner.cost.of(LIGHT_ROWS) <= LIGHT_S
-        self._turn: deque[Item] = deque()
+        self._light = light
+        self._turn: list[Item] = []
+        self._turn_rows = 0
         self._queue = EngineQueue(runner, admission, "engine")
         self._large = EngineQueue(runner, admission, "engine-large")
 
@@ -61,6 +62,15 @@ class Batcher:
             Overloaded: they could not.
         """
         self._admission.check(self.waiting, self._queue.wait_s())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it admits nobody now."""
+        try:
+            self.admit()
+        except Overloaded:
+            return True
+        return False
 
     def submit(self, rows: Sequence[Row], done: Done, gone: Callable[[], bool] = _never) -> None:
         """Answer `rows` soon.
@@ -97,21 +107,31 @@ class Batcher:
         self._large.close()
 
     def _submit(self, item: Item) -> None:
-        if self._runner.together and len(item.rows) > self._runner.most_rows:
-            self._large.put(item)  # beside the others: they would wait for as long as all of its rows take
-        elif not self.light:
-            self._queue.put(item)
+        large = self._runner.together and len(item.rows) > self._runner.most_rows
+        if large or not self._light:
+            # a large one goes beside the others: they would wait for as long as all of its rows take
+            self._put(self._large if large else self._queue, item)
         else:
+            if self._turn_rows + len(item.rows) > self._runner.most_rows:
+                self._flush(bounded=True)
             if not self._turn:
                 asyncio.get_running_loop().call_soon(self._flush)
             self._turn.append(item)
+            self._turn_rows += len(item.rows)
 
-    def _flush(self) -> None:
-        turn, self._turn = self._turn, deque()
-        while turn:
-            items = self._runner.take(turn)
+    def _put(self, queue: EngineQueue, item: Item) -> None:
+        """Packed here: the thread of an engine waits for the interpreter while the loop is busy, the loop does not."""
+        packed = self._runner.packed(item)
+        if isinstance(packed, Item):
+            queue.put(packed)
+        else:
+            asyncio.get_running_loop().call_soon(item.done, packed, 0.0, 0.0)
+
+    def _flush(self, *, bounded: bool = False) -> None:
+        items, self._turn, self._turn_rows = self._turn, [], 0
+        if items:  # a full batch did not wait for the end of the turn
             began = perf_counter()
-            outcomes = self._runner.run(items, bounded=bool(turn))
+            outcomes = self._runner.run(items, bounded=bounded)
             tell(items, outcomes, began, perf_counter())
 
 
@@ -135,5 +155,7 @@ class Batchers:
         counts = Counts.of(self._metrics, model)
         runner = Runner(engine, decoder, cost, counts, most_rows=queue.max_batch_rows, together=not native)
         refused = self._metrics.rejected_total.labels
-        admission = Admission(queue.model_copy(update={"seconds": seconds}), self._turn, refused)
-        return Batcher(runner, admission, inline=not native)
+        light = not native and cost.of(LIGHT_ROWS) <= LIGHT_S
+        patience = LIGHT_PATIENCE if light else 1.0
+        bound = queue.model_copy(update={"seconds": seconds})
+        return Batcher(runner, Admission(bound, self._turn, refused, patience=patience), light=light)

@@ -9,6 +9,7 @@ by the next one that looks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import mmap
@@ -56,7 +57,11 @@ class Counts:
         self._column, self._lock = self._own_column()
 
     def slots(self, callers: Collection[str]) -> dict[str, int]:
-        """Where the records of these callers lie; new ones are made."""
+        """Where the records of these callers lie; new ones are made.
+
+        Raises:
+            OSError: the disk has no room for them.
+        """
         names = {hashlib.sha256(caller.encode()).digest()[:_NAME]: caller for caller in callers}
         known = self._known()
         if not names.keys() <= known.keys():
@@ -65,11 +70,20 @@ class Counts:
                 known = self._known()
                 new = [name for name in names if name not in known]
                 rest = bytes(_STRIDE - _NAME)
-                os.pwrite(self._file, b"".join(name + rest for name in new), os.fstat(self._file).st_size)
+                records, end = b"".join(name + rest for name in new), os.fstat(self._file).st_size
+                if os.pwrite(self._file, records, end) < len(records):
+                    os.ftruncate(self._file, end)  # nobody has mapped it yet
+                    raise OSError(errno.ENOSPC, "no room for another record")
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
             known = self._known()
         return {caller: known[name] for name, caller in names.items()}
+
+    def known(self, callers: Collection[str]) -> dict[str, int]:
+        """Where the records lie of those that have one."""
+        known = self._known()
+        names = {caller: hashlib.sha256(caller.encode()).digest()[:_NAME] for caller in callers}
+        return {caller: known[name] for caller, name in names.items() if name in known}
 
     def lock(self) -> bool:
         """Begin a change; whether the lock was got is what `unlock` must be told.
@@ -85,6 +99,8 @@ class Counts:
                     return False
                 time.sleep(0 if tries < _YIELDS else _PAUSE_S)
                 continue
+            except OSError:  # a file system without locks
+                return False
             self._patient = True
             return True
         self._patient = False

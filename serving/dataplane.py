@@ -145,6 +145,7 @@ class DataPlane:
         if choice.arm == "candidate":
             version = model.versions[choice.version]
             try:
+                version.batcher.admit()
                 own = _as_read_by(version, model.champion, read, batch)
                 return await _ran(version, "candidate", own)
             except PereneError as error:

@@ -5,9 +5,12 @@ The fast path accepts or refuses; only a refused body is read a second time, to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import struct
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +21,7 @@ from registry.contract import EXACT_INT, Column, Contract
 from registry.errors import ContractViolation, FieldError
 from serving.errors import Malformed, TooLarge
 from serving.explain import explain_row, short
-from serving.json_text import check_parts, read_json
+from serving.json_text import LEAST_ROWS, NAMES_PER_ROW, check_parts, read_json
 
 Array = npt.NDArray[Any]
 Mode = Literal["strict", "coerce", "mlflow"]
@@ -27,6 +30,11 @@ Mode = Literal["strict", "coerce", "mlflow"]
 _TYPES: dict[str, Any] = {"float": float, "int": int | float, "bool": bool, "string": str}
 _TOP = ("rows", "entity", "at", "params")
 _LARGE = 64 * 1024
+_MOST_STRANGE = 10_000
+"""Values beyond those that rows of the contract can have, up to which a body is worth saying what is wrong with it."""
+_EXPLAINED = 500
+"""Rows that are looked at, from the first wrong one on, for what else is wrong."""
+_FIRST = re.compile(r"\$\.rows\[(\d+)\]")
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -73,6 +81,8 @@ class Decoder:
         self._row = msgspec.json.Decoder(row)
         self._numbers = [i for i, c in enumerate(contract.columns) if c.dtype != "string"]
         self._strings = [i for i, c in enumerate(contract.columns) if c.dtype == "string"]
+        self._numbers_of, self._texts_of = _picked(self._numbers), _picked(self._strings)
+        self._doubles = struct.Struct(f"{len(self._numbers)}d").pack
         self._whole = [i for i, c in enumerate(contract.numbers) if c.dtype == "int"]
 
     def decode(self, data: bytes) -> Batch:
@@ -101,6 +111,7 @@ class Decoder:
         keys = 0
         if len(data) > _LARGE:
             check_parts(data, self.max_rows)
+            self._check_values(data, NAMES_PER_ROW * max(self.max_rows, LEAST_ROWS))
         try:
             if b'"rows"' in data:
                 body: Any = self._body.decode(data)
@@ -109,19 +120,23 @@ class Decoder:
                 keys += (entity or "").count(":") + (at or "").count(":")
             else:
                 rows = [self._row.decode(data)]
-        except (msgspec.ValidationError, OverflowError):
-            rows = self._bare(data)
+        except (msgspec.ValidationError, OverflowError) as error:
+            rows = self._bare(data, str(error))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed("the body is not JSON", expected="JSON in UTF-8", hint=str(error)[:200]) from None
+        if len(rows) > self.max_rows:
+            raise TooLarge("too many rows in one request", where="rows", expected=f"at most {self.max_rows}")
         # a key that occurs twice makes more colons than keys; only then is the body worth a second look
         if b"\\" in data or data.count(b":") > keys + len(rows) * len(self.contract.columns):
             read_json(data, most_rows=self.max_rows)
         if not rows:
             raise ContractViolation("there are no rows", errors=(FieldError("rows", "there are no rows", "1 or more"),))
-        if len(rows) > self.max_rows:
-            raise TooLarge("too many rows in one request", where="rows", expected=f"at most {self.max_rows}")
         values = [msgspec.structs.astuple(row) for row in rows]
         return Rows(values, entity, seconds(at))
+
+    def _check_values(self, data: bytes, most: int) -> None:
+        if data.count(b",") > most:
+            raise Malformed("the body has too many parts", where="body", expected="rows of the contract's features")
 
     def _coerced(self, data: bytes) -> Batch:
         """A body that is not of the contract to the letter, as the mode takes it."""
@@ -135,12 +150,12 @@ class Decoder:
             raise self._explain(data)
         return read_rows(self, body["rows"], entity=about[0], at=seconds(about[1]))
 
-    def _bare(self, data: bytes) -> list[Any]:
+    def _bare(self, data: bytes, told: str) -> list[Any]:
         """A bare row with the text "rows" as a value looks like the other form at first sight."""
         try:
             return [self._row.decode(data)]
         except (msgspec.DecodeError, OverflowError, RecursionError):
-            raise self._explain(data) from None
+            raise self._explain(data, told) from None
 
     def pack(self, values: Sequence[tuple[Any, ...]]) -> dict[str, Array]:
         """Rows of values as `numbers` of the contract's precision [N, F] and `strings` [N, S].
@@ -150,15 +165,21 @@ class Decoder:
         """
         tensors: dict[str, Array] = {}
         if self._numbers:
-            wide = np.array([[row[i] for i in self._numbers] for row in values], dtype=np.float64)
-            tensors["numbers"] = self.fit(wide)
+            tensors["numbers"] = self.fit(self._wide(values))
         if self._strings:
-            texts = np.empty((len(values), len(self._strings)), dtype=object)
-            for n, row in enumerate(values):
-                for k, i in enumerate(self._strings):
-                    texts[n, k] = row[i] or ""
-            tensors["strings"] = texts
+            texts = np.empty(len(values) * len(self._strings), dtype=object)
+            texts[:] = [text or "" for text in chain.from_iterable(map(self._texts_of, values))]
+            tensors["strings"] = texts.reshape(len(values), -1)
         return tensors
+
+    def _wide(self, values: Sequence[tuple[Any, ...]]) -> Array:
+        numbers = list(map(self._numbers_of, values))
+        try:
+            # numpy looks at each value of a list for a type first: that takes longer than all the rest
+            doubles = b"".join([self._doubles(*row) for row in numbers])
+        except struct.error:  # a null
+            return np.array(numbers, dtype=np.float64)
+        return np.frombuffer(doubles).reshape(len(values), -1)
 
     def fit(self, wide: Array) -> Array:
         """Numbers [N, F] in float64, null as NaN, in the contract's precision.
@@ -193,8 +214,10 @@ class Decoder:
         ]
         return ContractViolation(f"{found[0].path}: {message}", errors=tuple(found))
 
-    def _explain(self, data: bytes) -> ContractViolation | Malformed:
-        """Everything that is wrong with a body that the fast path refused."""
+    def _explain(self, data: bytes, told: str = "") -> ContractViolation | Malformed:
+        """What is wrong with a body that the fast path refused; where it `told` of a row, all before that are right."""
+        objects = data.count(b"{") + data.count(b"[")
+        self._check_values(data, max(len(self.contract.columns), NAMES_PER_ROW) * objects + _MOST_STRANGE)
         whole = read_json(data, most_rows=self.max_rows)
         if not isinstance(whole, dict):
             got = type(whole).__name__
@@ -212,7 +235,9 @@ class Decoder:
         if not isinstance(rows, list):
             found.append(FieldError("rows", "of the wrong type", "a list of rows", type(rows).__name__))
             rows = []
-        for n, row in enumerate(rows):
+        first_wrong = _FIRST.search(told)
+        begin = int(first_wrong[1]) if first_wrong else 0
+        for n, row in enumerate(rows[begin : begin + _EXPLAINED], begin):
             # a row may have a million features that nobody knows
             found += islice(explain_row(self.contract, row, f"rows[{n}]"), 20)
             if len(found) >= 20:
@@ -221,6 +246,13 @@ class Decoder:
             found = [FieldError("rows", "a value is outside of what its type can hold", "JSON of the contract")]
         first = found[0]
         return ContractViolation(f"{first.path}: {first.message}", errors=tuple(found[:20]))
+
+
+def _picked(places: Sequence[int]) -> Callable[[tuple[Any, ...]], Sequence[Any]]:
+    """Takes the values at these places of a row."""
+    if len(places) == 1:
+        return itemgetter(slice(places[0], places[0] + 1))
+    return itemgetter(*places) if places else lambda _row: ()
 
 
 def _field_type(column: Column) -> Any:

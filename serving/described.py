@@ -76,7 +76,9 @@ def parameters() -> dict[str, Any]:
             {"type": "string", "pattern": "^[!-~]{1,255}$"},
         ),
         "ModelVersion": header(
-            "X-Model-Version", "the version that is to answer; the key needs the scope read", {"type": "integer", "minimum": 1}
+            "X-Model-Version",
+            "the version that is to answer; the key needs the scope read",
+            {"type": "integer", "minimum": 1},
         ),
         "Entity": header("X-Entity", "whom the rows are about; keeps an entity on one arm", word),
         "EventTime": header(
@@ -131,7 +133,8 @@ def _good(response: dict[str, Any], path: str, *, predicts: bool) -> dict[str, A
 
 def _refusal(path: str, code: str, answered: dict[str, Any], *, keyed: bool) -> dict[str, Any]:
     if code == "503" and not keyed:
-        return answered.get(code, {"description": "Not yet."})
+        told_so: dict[str, Any] = answered.get(code, {"description": "Not yet."})
+        return told_so
     told = ["RequestId"]
     told += {"401": ["Authenticate"], "409": ["RetryAfter"], "429": ["RetryAfter"], "503": ["RetryAfter"]}.get(code, [])
     content = {JSON: {"schema": error_of(path)}, PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}

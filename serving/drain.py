@@ -13,12 +13,15 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
 
 from serving.guard import HEADERS
 from serving.lane import FastProtocol
+
+if TYPE_CHECKING:
+    from serving.app import Service
 
 ARRIVING_S: Final = 0.1
 """Connections whose handshake has begun get as long to end it."""
@@ -38,14 +41,15 @@ _DROP_NEW: Final = (  # classic BPF over the TCP header: of what reaches the soc
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server with an end in order; `protocol` is told when it comes."""
+    """uvicorn's server with an end in order; `service` and `protocol` are told when it comes."""
 
-    def __init__(self, config: uvicorn.Config, protocol: type[FastProtocol]) -> None:
+    def __init__(self, config: uvicorn.Config, protocol: type[FastProtocol], service: Service) -> None:
         super().__init__(config)
         self._protocol = protocol
+        self._service = service
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Signals ask for the end, from now until the process is gone: a second one must not break off the first."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
@@ -64,6 +68,7 @@ class DrainingServer(uvicorn.Server):
         """
         began = time.monotonic()
         self._protocol.leaving = True
+        self._service.ends_at = began + IDLE_S + DRAIN_S
         for listener in sockets or ():
             refuse_new(listener)
         await asyncio.sleep(ARRIVING_S)

@@ -47,10 +47,11 @@ class Peer:
         self._give = give
         self._hear = hear
         self._numbers = count(1)
-        self._asked: dict[int, asyncio.Future[Snapshot]] = {}
+        self._asked: dict[int, asyncio.Future[Snapshot | None]] = {}
         self._answers: set[asyncio.Task[None]] = set()
         self._writer: asyncio.StreamWriter | None = None
         self._late = False
+        self._answered_at: float | None = None
 
     async def run(self) -> None:
         """Answer and listen until the other side is gone."""
@@ -63,7 +64,8 @@ class Peer:
             pass
         finally:
             for future in self._asked.values():
-                future.cancel()
+                if not future.done():
+                    future.set_result(None)
             self._writer.close()
             self._writer = None
 
@@ -80,12 +82,14 @@ class Peer:
         try:
             return await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            self._late = self._writer is not None
+            self._late = True
             return None
-        except asyncio.CancelledError:
-            if self._writer is not None:
-                raise
-            return None  # it went away
+
+    def silent_s(self) -> float:
+        """How long the other side owes an answer; 0 when it owes none, or never gave one, as while it starts."""
+        if not self._late or self._answered_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._answered_at
 
     async def farewell(self) -> None:
         """Tell how this side stood at its end."""
@@ -101,6 +105,7 @@ class Peer:
             task.add_done_callback(self._answers.discard)
             return
         self._late = False
+        self._answered_at = asyncio.get_running_loop().time()
         self._hear(message.numbers)
         future = self._asked.pop(message.number, None)
         if future is not None and not future.done():

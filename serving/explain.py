@@ -20,8 +20,7 @@ def explain_row(contract: Contract, row: Any, path: str) -> Iterator[FieldError]
         return
     known = {column.name for column in contract.columns}
     missing = [column for column in contract.columns if column.name not in row]
-    unknown = [str(name) for name in row if name not in known]
-    for name in unknown:
+    for name in (str(name) for name in row if name not in known):
         yield FieldError(
             f"{path}.{short(name)}", "unknown feature", "a feature of the contract", hint=did_you_mean(contract, name)
         )

@@ -8,6 +8,7 @@ even, and is then paid off: a rate of 1,000 rows a second takes a table of 10,00
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,7 @@ class Rate:
         return max(1.0, self.per_second)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether it may pass; the time to keep (unchanged where it may not) and how long to wait for the same."""
 
     passes: bool

@@ -119,7 +119,7 @@ class FastLane:
             fall()
             return
         way = way_of(cycle, reader, rows)
-        if way is None:
+        if way is None or (way.version is not reader and way.version.batcher.crowded):
             fall()
             return
         asked = _Asked(cycle, rows, way, reply, fall, perf_counter())

@@ -6,6 +6,7 @@ for the application, and count in a Redis for several machines where there is on
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 DAY_S: Final = 86_400
 SWEEP_S: Final = 5.0
+_log = logging.getLogger("perene.serving")
 _Number = TypeVar("_Number", int, float)
 
 
@@ -80,13 +82,21 @@ class Limits:
         return bool(self._settings.redis)
 
     def allowances(self, callers: Mapping[str, KeyLimits]) -> dict[str, Allowance]:
-        """The allowance of each caller that has any limit."""
+        """The allowance of each caller that has any limit and can be counted."""
         limited = {name: self._merged(own) for name, own in callers.items()}
         limited = {name: limits for name, limits in limited.items() if limits.given()}
         if not limited:
             return {}
-        counts = self._open()
-        return {name: self._allowance(counts, slot, limited[name]) for name, slot in counts.slots(limited).items()}
+        try:
+            counts = self._open()
+            slots = counts.slots(limited)
+        except OSError as error:  # keys must still come and go: who cannot be counted is not limited
+            _log.error("serving.limits_not_kept", extra={"error": type(error).__name__})
+            self._away()
+            if self._counts is None:
+                return {}
+            counts, slots = self._counts, self._counts.known(limited)
+        return {name: self._allowance(counts, slot, limited[name]) for name, slot in slots.items()}
 
     def enter(self, caller: Caller) -> None:
         """Count a request that begins, before anything is done for it.
@@ -106,7 +116,7 @@ class Limits:
                 verdict = ask(allowance.requests, used.requests, self._now(), 1)
                 if not verdict.passes:
                     raise limited("rate", "this key asks too often", verdict.wait_s)
-                counts.write(slot, used._replace(requests=verdict.tat))
+                counts.write(slot, Used(verdict.tat, used.rows, used.day, used.rows_of_day))
             counts.count(slot, 1)
         finally:
             counts.unlock(held=held)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -45,11 +47,12 @@ class RedisCounts:
         return await self._hit(RateLimitItemPerDay(quota, namespace="perene"), cost, caller, "day", str(day))
 
     async def close(self) -> None:
-        """End the connections."""
-        if self._limiter is not None:
-            storage: Any = self._limiter.storage
-            await storage.bridge.storage.aclose()
-            self._limiter = None
+        """End the connections; they are made again when they are needed."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            storage: Any = limiter.storage
+            await storage.bridge.storage.aclose(close_connection_pool=True)
+            await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
 
     async def _hit(self, item: object, cost: int, *names: str) -> bool:
         from redis.exceptions import RedisError
@@ -59,9 +62,11 @@ class RedisCounts:
             raise OSError("Redis is left alone for now")
         try:
             return await self._connected().hit(item, *names, cost=cost)  # type: ignore[arg-type]
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever a client says over a dead connection, the request must go on
             self._rest_until = now + REST_S
             _log.warning("serving.limits_redis_away", extra={"error": type(error).__name__})
+            with contextlib.suppress(RedisError, OSError):
+                await self.close()
             raise OSError("Redis does not answer") from error
 
     def _connected(self) -> SlidingWindowCounterRateLimiter:

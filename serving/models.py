@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -27,6 +26,7 @@ from serving.engine import Engine
 from serving.errors import InferenceFailed, NotReady
 from serving.fallbacks import Fallbacks
 from serving.gpus import Gpus
+from serving.heap import allocated_bytes
 from serving.native import NativeEngine
 from serving.providers import CUDA, TENSORRT
 from serving.routing import Route
@@ -160,6 +160,7 @@ class Loader:
         self._lock = threading.Lock()
         self._published: Mapping[str, Model] = {}
         self._shown: set[tuple[tuple[str, str], ...]] = set()
+        self._devices: Collection[str] = ("cpu",)
 
     def build(self, state: State, old: Table) -> Table:
         """The table of `state`. A version that cannot be loaded leaves the old deployment of its model serving."""
@@ -213,21 +214,23 @@ class Loader:
 
     def publish(self, models: Mapping[str, Model]) -> None:
         """Say in the metrics what is loaded, where it runs and what memory it took."""
-        info = self._metrics.model_loaded_info
-        memory: dict[str, int] = {}
-        for version in (v for m in models.values() for v in m.versions.values() if v.resident):
-            device, taken = version.memory
-            memory[device] = memory.get(device, 0) + taken
         with self._lock:
             self._published = models
-            shown = {tuple(labels.items()) for labels in _labels(models)}
-            for labels in self._shown - shown:
-                info.remove_by_labels(dict(labels))
-            for labels in shown:
-                info.labels(**dict(labels)).set(1)
-            self._shown = shown
-        for device in {"cpu", *memory}:
-            self._metrics.session_memory_bytes.labels(device=device).set(memory.get(device, 0))
+            self._show()
+
+    def _show(self) -> None:
+        info, memory = self._metrics.model_loaded_info, dict.fromkeys(self._devices, 0)
+        for version in (v for m in self._published.values() for v in m.versions.values() if v.resident):
+            device, taken = version.memory
+            memory[device] = memory.get(device, 0) + taken
+        shown = {tuple(labels.items()) for labels in _labels(self._published)}
+        for labels in self._shown - shown:
+            info.remove_by_labels(dict(labels))
+        for labels in shown:
+            info.labels(**dict(labels)).set(1)
+        for device, taken in memory.items():
+            self._metrics.session_memory_bytes.labels(device=device).set(taken)
+        self._shown, self._devices = shown, memory.keys()
 
     def _versions(
         self, name: str, route: Route, state: State, old: Table, *, awake: bool
@@ -268,10 +271,10 @@ class Loader:
             engine: Engine | NativeEngine | Absent = Absent()
             batcher = self._batchers.of(engine, decoder, _NO_COST)
             return Version(name, number, bundle.digest, contract, certificate, card, decoder, engine, batcher, stored)
-        before = _memory(), self._gpus.memory_bytes()
+        before = allocated_bytes(), self._gpus.memory_bytes()
         engine = self._engine(bundle, number)
         cost = _warm(engine, decoder, folder.with_name(f"{folder.name}.golden.json"))
-        taken = _memory() - before[0], self._gpus.memory_bytes() - before[1]
+        taken = allocated_bytes() - before[0], self._gpus.memory_bytes() - before[1]
         on_gpu = engine.provider in (CUDA, TENSORRT)
         memory = ("cuda", max(0, taken[1])) if on_gpu else ("cpu", max(0, taken[0]))
         batcher = self._batchers.of(engine, decoder, cost)
@@ -297,7 +300,8 @@ class Loader:
         def fell(reason: str) -> None:
             """Tell of it; what is published names the provider that runs now. Any thread may call this."""
             self._fallbacks.note(bundle.contract.model, number, "gpu", reason)
-            self.publish(self._published)
+            with self._lock:
+                self._show()
 
         return Engine(
             bundle.model_bytes(),
@@ -318,11 +322,6 @@ def awake_at_first(
     ['b', 'c']
     """
     return set(sorted(names, key=lambda name: (name not in resident, name != default, name))[:most])
-
-
-def _memory() -> int:
-    """Resident bytes of this process."""
-    return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _labels(models: Mapping[str, Model]) -> list[dict[str, str]]:

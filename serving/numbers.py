@@ -14,7 +14,7 @@ from registry.errors import StoreUnavailable
 from serving.aggregate import Family, Sample, Snapshot
 from serving.exchange import Peer
 
-PARENT_S = 2.0
+PARENT_S = 5.0
 """The parent asks all workers and waits half a second for one that does not answer."""
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import numpy as np
+from typing import Any, Final
 
 from registry.contract import EXACT_INT, Contract
 from serving.body import JSON
@@ -14,6 +12,8 @@ from serving.dialects import documented
 from serving.errors import MAX_FIELD_ERRORS
 from serving.models import Table
 
+_BEYOND_FLOAT32: Final = (2 - 2**-24) * 2.0**127
+"""The least number that is rounded to infinity."""
 _REASON = ("code", "message", "expected", "got")
 
 
@@ -84,20 +84,34 @@ def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
             "params": {"type": ["object", "null"]},
         },
     }
+    responses = documented.with_arrow(_responses({"$ref": f"#/components/schemas/{name}.Answer"}))
+    responses["200"]["links"] = {"feedback": _link(name, contract)}
     return {
         "operationId": f"predict_{name}",
         "summary": f"Predict with {name} (champion: version {version})",
         "requestBody": documented.with_tables(
             _json({"oneOf": [body, row]}, {"rows": [contract.example_row()]}, required=True)
         ),
-        "responses": documented.with_arrow(_responses({"$ref": f"#/components/schemas/{name}.Answer"})),
+        "responses": responses,
+    }
+
+
+def _link(name: str, contract: Contract) -> dict[str, Any]:
+    """What an answer leads to: the label of its first row."""
+    label = contract.output.classes[0] if contract.output.classes else 1.0
+    return {
+        "description": "what really happened",
+        "operationRef": f"#/paths/~1models~1{name}~1feedback/post",
+        "requestBody": [{"prediction_id": "$response.body#/prediction_ids/0", "label": label}],
     }
 
 
 def _row(contract: Contract) -> dict[str, Any]:
     """A row, with the numbers that it can hold exactly."""
-    whole, most = EXACT_INT[contract.precision], float(np.finfo(contract.precision).max)
-    limits = {"int": {"minimum": -whole, "maximum": whole}, "float": {"minimum": -most, "maximum": most}}
+    whole = EXACT_INT[contract.precision]
+    limits: dict[str, dict[str, float]] = {"int": {"minimum": -whole, "maximum": whole}}
+    if contract.precision == "float32":
+        limits["float"] = {"exclusiveMinimum": -_BEYOND_FLOAT32, "exclusiveMaximum": _BEYOND_FLOAT32}
     schema = contract.json_schema()
     columns = {c.name: {**schema["properties"][c.name], **limits.get(c.dtype, {})} for c in contract.columns}
     return {**schema, "properties": columns}

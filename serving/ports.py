@@ -35,6 +35,8 @@ def held(settings: ServingSettings) -> Iterator[None]:
                 for address in addresses(settings.host, port):
                     with _bound(address, shared=False) as probe:
                         probe.listen()
+                    if name == "grpc_port" and settings.workers == 1:
+                        continue  # gRPC then takes it for itself alone
                     keeper = stack.enter_context(_bound(address, shared=True))
                     # from now on it refuses whoever asks for the port without SO_REUSEPORT, listening or not
                     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)

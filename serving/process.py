@@ -42,11 +42,11 @@ def answer(
     sys.setswitchinterval(SWITCH_S)
     _collect_rarely()
     metrics = ServeMetrics(CollectorRegistry())
-    metrics.workers.set(1)
     with contextlib.closing(Spool.open(home / "spool", max_bytes=settings.spool_max_bytes)) as spool:
         app = create_app(settings, home / "cache", spool, metrics, observer_of(settings, log), channel=channel)
-        protocol = protocol_of(app.state.service)
-        DrainingServer(config_of(app, protocol), protocol).run(sockets=listeners(settings))
+        service = app.state.service
+        protocol = protocol_of(service)
+        DrainingServer(config_of(app, protocol), protocol, service).run(sockets=listeners(settings))
 
 
 def _collect_rarely() -> None:

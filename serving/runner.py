@@ -78,6 +78,18 @@ class Runner:
         self.most_rows = most_rows
         self.together = together
 
+    def packed(self, item: Item) -> Item | PereneError:
+        """The request with its rows packed, or why they cannot be."""
+        if item.tensors is not None:
+            return item
+        try:
+            return msgspec.structs.replace(item, tensors=self._decoder.pack(item.rows))
+        except PereneError as error:
+            return error
+        except Exception:  # whoever waits must be told, whatever it was
+            _log.exception("serving.batch_failed")
+            return InferenceFailed("the model failed on this input")
+
     def take(self, items: deque[Item]) -> list[Item]:
         """Remove the first items that go together: at least one, and no more rows than a batch may have."""
         batch = [items.popleft()]
@@ -135,7 +147,7 @@ class Runner:
             parts.append(item.tensors)
         if loose:
             parts.append(self._decoder.pack(loose))
-        return parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+        return parts[0] if len(parts) == 1 else {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
 
 def tell(items: Iterable[Item], outcomes: Iterable[Outcome], began: float, ended: float) -> None:
@@ -147,6 +159,19 @@ def tell(items: Iterable[Item], outcomes: Iterable[Outcome], began: float, ended
             _log.exception("serving.answer_failed")
             with contextlib.suppress(Exception):  # who was told already hears nothing new
                 item.done(InferenceFailed("the answer could not be made"), began - item.arrived, ended - began)
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """All rows of tensors of one kind.
+
+    For numbers NumPy lets go of the interpreter at each part, and a thread gets it back only when the busy loop is
+    made to give it up: by way of bytes it is kept.
+    """
+    first = parts[0]
+    if first.dtype.hasobject:
+        return np.concatenate(parts)
+    whole = b"".join([np.ascontiguousarray(part).data for part in parts])
+    return np.frombuffer(whole, first.dtype).reshape(-1, *first.shape[1:])
 
 
 def _part(whole: Answer, start: int, end: int) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -74,6 +75,15 @@ class Observer:
         """Send the spans that wait."""
         if self.tracing is not None:
             self.tracing.close()
+
+
+def pattern_of(path: str) -> str:
+    """A route's path without the kinds of its parts.
+
+    >>> pattern_of("/v1/models/{model:word}:predict")
+    '/v1/models/{model}:predict'
+    """
+    return re.sub(r":\w+}", "}", path)
 
 
 def observer_of(settings: ServingSettings, log: LineWriter | None) -> Observer:

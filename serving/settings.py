@@ -68,7 +68,9 @@ class ServingSettings(BaseModel):
     )
     native_seconds: float = Field(10.0, gt=0, description="time a native model has for one request")
     workers: int = Field(1, ge=1, le=64, description="processes that answer on the port, each with a spool of its own")
-    threads: int = Field(1, ge=1, le=256, description="threads of one run of the engine; one is right for small models")
+    threads: int = Field(
+        1, ge=1, le=256, description="threads of one run of the engine, within the CPU quota; small models want one"
+    )
     max_models: int | None = Field(
         None, ge=1, description="models in memory at once; the one not asked for longest is loaded again when asked for"
     )

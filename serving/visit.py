@@ -43,12 +43,16 @@ class Visit:
 
     def reply(self, head: bytes, body: bytes, status: int = 200) -> None:
         """The request is answered or refused, and told what is left."""
-        if self._entered:
+        if self._settled():
             self._limits.leave(self._caller)
         self._reply(head + self._limits.head(self._caller), body, status)
 
     def fall(self) -> None:
         """The application takes the request, and counts it anew."""
-        if self._entered:
+        if self._settled():
             self._limits.back(self._caller, self._rows)
         self._fall()
+
+    def _settled(self) -> bool:
+        entered, self._entered = self._entered, False
+        return entered

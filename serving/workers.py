@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -27,19 +28,24 @@ POLL_S: Final = 1.0
 """How often every worker is asked for its numbers: what one has counted since is lost with it when it is killed."""
 ANSWER_S: Final = 0.5
 """A worker that does not say how it stands in time counts as it stood."""
+HUNG_S: Final = 30.0
+"""One that has not said so for as long is killed, and started again: it still gets its share of new connections."""
 GRACE_S: Final = 9.0
 """A worker drains for up to 8 s; then it is killed."""
 _TICK_S: Final = 0.1
+
+_log = logging.getLogger("perene.serving")
 
 
 class Fleet:
     """The workers as the parent's event loop sees them: a channel to each, and the tally of what they told."""
 
-    def __init__(self, names: Sequence[str], program: Program, logs: Path) -> None:
+    def __init__(self, names: Sequence[str], program: Program, logs: Path, *, hung_s: float = HUNG_S) -> None:
+        self._hung_s = hung_s
         workers = [Program(name, program.module, program.arguments, logs_here=True) for name in names]
         self._supervisor = Supervisor(workers, logs, link=self._link)
         self._tally = Tally({metric.name: metric.across for metric in SERVE})
-        self._peers: set[Peer] = set()
+        self._peers: dict[Peer, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -69,25 +75,29 @@ class Fleet:
 
     async def _poll(self) -> None:
         await asyncio.gather(*(peer.ask(ANSWER_S) for peer in self._peers))
+        for peer, name in self._peers.items():
+            if peer.silent_s() > self._hung_s and (pid := self._supervisor.pid(name)) is not None:
+                _log.error("serving.worker_hangs", extra={"worker": name, "seconds": round(peer.silent_s())})
+                os.kill(pid, signal.SIGKILL)
 
-    def _link(self, _name: str) -> socket.socket:
+    def _link(self, name: str) -> socket.socket:
         """Called by the supervisor's thread each time that a worker starts."""
         ours, theirs = socket.socketpair()
-        self._loop.call_soon_threadsafe(self._join, ours)
+        self._loop.call_soon_threadsafe(self._join, name, ours)
         return theirs
 
-    def _join(self, ours: socket.socket) -> None:
-        task = asyncio.ensure_future(self._follow(ours))
+    def _join(self, name: str, ours: socket.socket) -> None:
+        task = asyncio.ensure_future(self._follow(name, ours))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _follow(self, ours: socket.socket) -> None:
+    async def _follow(self, name: str, ours: socket.socket) -> None:
         peer = Peer(ours, self.whole, lambda numbers: self._tally.told(peer, numbers))
-        self._peers.add(peer)
+        self._peers[peer] = name
         try:
             await peer.run()
         finally:
-            self._peers.discard(peer)
+            del self._peers[peer]
             self._tally.ended(peer)
 
 
@@ -100,10 +110,10 @@ def supervise(settings: ServingSettings, home: Path) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
-    run = home / "run"
-    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private = home / "run"
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
     # what was read once: a worker that is started again must not be another server than those beside it
-    fixed = run / f"serving-{os.getpid()}.json"
+    fixed = private / f"serving-{os.getpid()}.json"
     write_private(fixed, json.dumps(settings.model_dump(mode="json")).encode())
     try:
         names = [f"worker-{number}" for number in range(1, settings.workers + 1)]

@@ -14,7 +14,7 @@ from typing import Any
 from bench.peers.target import Target
 from bench.serving import heavy_subject, subject
 from bench.serving.ask import first_answer, post, running
-from bench.serving.load import closed_loop, raw
+from bench.serving.load import Refused, closed_loop, raw
 from bench.serving.machine import facts, save
 from bench.serving.open_loop import Seen, open_loop, p99_ms
 from bench.serving.open_loop_fast import fast_open_loop
@@ -38,11 +38,7 @@ def overload(target: Target, found: Subject, factors: tuple[int, ...], seconds: 
     with running(target) as (server, port):
         first_answer(target, server, port, bodies[0])
         url = target.url(port)
-        loads = [
-            closed_loop(url, bodies, headers=target.headers, connections=connections, seconds=PEAK_S)
-            for connections in PEAK_CONNECTIONS
-        ]
-        peak = max(load.rate for load in loads)
+        peak = max(_rate(url, bodies, target, connections) for connections in PEAK_CONNECTIONS)
         usual = lone(target, port, bodies[0])
         result: dict[str, Any] = {"peak": peak, "lone_ms": usual * 1e3}
         requests = [raw(url, body, target.headers) for body in bodies]
@@ -54,6 +50,14 @@ def overload(target: Target, found: Subject, factors: tuple[int, ...], seconds: 
                 "recovery_s": recovery(target, server, port, bodies[0], usual),
             }
     return result
+
+
+def _rate(url: str, bodies: list[bytes], target: Target, connections: int) -> float:
+    """Answers a second to so many connections, 0 where some were refused: that is no peak any more."""
+    try:
+        return closed_loop(url, bodies, headers=target.headers, connections=connections, seconds=PEAK_S).rate
+    except Refused:
+        return 0.0
 
 
 def figures(seen: Seen, wanted: float, peak: float) -> dict[str, Any]:

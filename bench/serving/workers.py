@@ -1,16 +1,20 @@
 """P9: n workers on n cores against one, and whether the counters add up.
 
 `python -m bench.serving.workers [--most 4]` writes bench/results/workers.json. The load keeps a core of its own, so n
-workers need n + 1 cores; where there are fewer, the counters are still checked with two workers on one core.
+workers need n + 1 cores; where there are fewer, the counters are still checked with two workers on one core, and the
+answers for each second of CPU time against those of one worker say what n cores could carry at most. Each worker has 64
+connections: n of them are there to carry n times the load.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import time
 from typing import Any
 
-from bench.serving.ask import NotStarted, first_answer, running
+from bench.peers.target import Target
+from bench.serving.ask import START_S, NotStarted, first_answer, running
 from bench.serving.load import measure
 from bench.serving.machine import facts, save
 from bench.serving.ours import perene
@@ -32,14 +36,24 @@ def run_one(subject: Subject, workers: int, cores: str) -> dict[str, Any]:
     bodies = target.bodies(subject, 1)
     with running(target, cores=cores) as (server, port):
         first_answer(target, server, port, bodies[0])
+        _wait_for(target, port, workers)
         before = total(scrape(target, port), "perene_requests_total", model=subject.name, code="200") or 0.0
         load = measure(
-            server, target.url(port), bodies, headers=target.headers, connections=CONNECTIONS, seconds=SECONDS
+            server, target.url(port), bodies, headers=target.headers, connections=CONNECTIONS * workers, seconds=SECONDS
         )
         counted = (total(scrape(target, port), "perene_requests_total", model=subject.name, code="200") or 0.0) - before
     # requests in flight when the load ends are answered and counted, but seen by nobody
-    right = load.requests <= counted <= load.requests + CONNECTIONS
+    right = load.requests <= counted <= load.requests + CONNECTIONS * workers
     return {"cores": cores, "rate": load.rate, "cpu_us": load.cpu_us, "counted": counted, "counters_right": right}
+
+
+def _wait_for(target: Target, port: int, workers: int) -> None:
+    """The first answer comes from the first worker; the load is for all of them."""
+    deadline = time.monotonic() + START_S
+    while total(scrape(target, port), "perene_workers") != workers:
+        if time.monotonic() > deadline:
+            raise NotStarted(f"not all of {workers} workers started")
+        time.sleep(0.1)
 
 
 def run(most: int) -> dict[str, Any]:
@@ -56,6 +70,9 @@ def run(most: int) -> dict[str, Any]:
         except NotStarted as error:
             found[str(number)] = {"error": str(error).splitlines()[-1]}
             break
+    seen = [found[str(number)] for number in tried or [2] if "rate" in found[str(number)]]
+    if seen:
+        found["work_per_cpu_second"] = min(found["1"]["cpu_us"] / one["cpu_us"] for one in seen)
     measured = [number for number in tried if "rate" in found[str(number)]]
     if measured:
         found["to_linear"] = min(found[str(number)]["rate"] / number / found["1"]["rate"] for number in measured)
@@ -80,6 +97,8 @@ def main() -> None:
     said = [_sentence(number, seen) for number, seen in found.items() if number.isdigit()]
     if "to_linear" not in found:
         said.append(f"scaling not measured: {os.cpu_count()} cores, one of them for the load")
+    if "work_per_cpu_second" in found:
+        said.append(f"work per second of CPU time {found['work_per_cpu_second']:.2f} of one worker's")
     found["summary"] = "; ".join(said)
     print(found["summary"])
     print(save("workers", found))

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from registry import __version__
@@ -27,7 +27,7 @@ from serving.dialects.oip import model_metadata, moved_by_the_ledger, repository
 from serving.dialects.proto import messages
 from serving.dialects.tabular import read_table
 from serving.dialects.tensors import cells_of, check_outputs, outputs_of
-from serving.errors import InferenceFailed, Limited, status_of
+from serving.errors import InferenceFailed, Limited, Overloaded, status_of
 from serving.seen import Seen
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PROTOCOL: Final = "grpc"
 DRAIN_S: Final = 8.0
+LEAST_S: Final = 0.5
 _MOST_CALLS: Final = 1_000
 _MOST_DETAILS: Final = 2_000
 """Details travel in a header of a bounded size."""
@@ -111,7 +112,8 @@ async def listening(service: Service, port: int) -> AsyncIterator[None]:
         yield
     finally:
         lane.closing.set()
-        await server.stop(DRAIN_S)
+        # calls in flight went on while HTTP was drained: what is left of the time is theirs
+        await server.stop(min(DRAIN_S, max(LEAST_S, service.ends_at - monotonic())))
         await asyncio.gather(*lane.shadows)
 
 
@@ -187,8 +189,9 @@ async def _refuse(service: Service, named: str, error: PereneError, headers: dic
     _count(service, named, status)
     if status in (400, 413, 422):
         service.metrics.validation_errors_total.labels(kind=error.code).inc()
-    elif isinstance(error, Limited):
-        service.metrics.rejected_total.labels(reason=error.reason).inc()
+    elif isinstance(error, Limited | Overloaded):
+        if isinstance(error, Limited):
+            service.metrics.rejected_total.labels(reason=error.reason).inc()
         headers["retry-after"] = str(max(1, ceil(error.retry_after_s)))
     elif status >= 500:
         _log.error("serving.failed", extra={"code": error.code, "request_id": headers["x-request-id"]})

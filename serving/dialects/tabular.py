@@ -127,7 +127,8 @@ def read_table(
     if contract.strings:
         # the graph knows no null: it is the empty text
         tensors["strings"] = np.where(texts == None, "", texts)  # noqa: E711
-    widened = 0 if mode == "strict" else sum(_widened(c, columns[c.name]) for c in contract.columns if c.name in columns)
+    given = [column for column in contract.columns if column.name in columns]
+    widened = 0 if mode == "strict" else sum(_widened(column, columns[column.name]) for column in given)
     return Batch(Rows(contract.columns, wide, texts), tensors, entity, at, widened)
 
 
@@ -206,7 +207,7 @@ def _widened(column: Column, cells: Cells) -> int:
 def _missing(cells: Cells) -> Array:
     values = cells.values
     if values.dtype.kind == "O":
-        found: Array = np.fromiter((value is None for value in values), bool, len(values))
+        found: Array = values == None  # noqa: E711 - element by element
     elif values.dtype.kind == "f":
         found = np.isnan(values)
     else:

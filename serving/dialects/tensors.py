@@ -151,8 +151,11 @@ def decoded(name: str, texts: Iterable[bytes]) -> list[str]:
 
 
 def _texts(name: str, data: bytes | memoryview, count: int) -> list[str]:
+    whole = bytes(data)
+    if (plain := _plain_texts(whole, count)) is not None:
+        return plain
     found: list[bytes] = []
-    whole, position, end = bytes(data), 0, len(data)
+    position, end = 0, len(data)
     # every text takes 4 bytes or more, so the work is bounded by the bytes that came, whatever the shape says
     while position + 4 <= end and len(found) < count:
         length = int.from_bytes(whole[position : position + 4], "little")
@@ -163,6 +166,22 @@ def _texts(name: str, data: bytes | memoryview, count: int) -> list[str]:
     if len(found) != count or position != end:
         raise _bad(name, "shape and bytes do not agree", "texts, each with its length of 4 bytes before it")
     return decoded(name, found)
+
+
+def _plain_texts(data: bytes, count: int) -> list[str] | None:
+    """All texts at once where each is of 1 to 127 ASCII characters: the zeros of the lengths stand between them.
+
+    Nothing where they are others: bytes that look alike may mean something else then.
+    """
+    if not data.isascii():
+        return None
+    first, *pieces = data.decode("ascii").split("\0\0\0")
+    if len(first) != 1 or len(pieces) != count:
+        return None
+    # each piece but the last ends with the length of the next one
+    lengths = [ord(first), *(ord(piece[-1:] or "\0") for piece in pieces[:-1])]
+    texts = [*(piece[:-1] for piece in pieces[:-1]), pieces[-1]]
+    return texts if lengths == list(map(len, texts)) else None
 
 
 def _flatten(name: str, data: list[Any], shape: Sequence[int]) -> list[Any]:

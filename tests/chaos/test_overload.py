@@ -6,9 +6,10 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,6 @@ OFF = {"queue": {"seconds": 3600.0, "max_requests": 1_000_000}}
 def slow(offsets: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that takes some milliseconds of a core for each row, in company or alone: the prediction is `hour`."""
     to = tmp_path_factory.mktemp("slow") / "bundle"
-    import shutil
-
     shutil.copytree(offsets[1], to)
     contract = json.loads((to / "contract.json").read_text())
     numbers = [column["name"] for column in contract["columns"] if column["dtype"] != "string"]
@@ -93,10 +92,9 @@ def served(slow: Path, tmp_path: Path) -> Callable[..., Server]:
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long the generator waits for the last answers."""
     monkeypatch.setattr(open_loop, "GRACE_S", GRACE_S)
-    return
 
 
 def capacity(port: int) -> float:
@@ -161,7 +159,6 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(served: Callable[...
         seen = flood(server, FACTOR * peak)
         over.set()
         watcher.join()
-        print(peak, seen.planned, seen.late_s, dict(seen.statuses), seen.goodput, open_loop.p99_ms(seen.accepted), open_loop.p99_ms(seen.rejected))
         assert broken(seen) == []
         assert refusals
         assert all(int(headers["Retry-After"]) >= 1 for headers in refusals)

@@ -14,6 +14,8 @@ FEEDBACK: Final = "/models/toy/feedback"
 OIP: Final = "/v2/models/toy/infer"
 KSERVE: Final = "/v1/models/toy:predict"
 MLFLOW: Final = "/invocations"
+BAD: Final = {400, 413, 422}
+_ROW: Final = json.dumps(ROW).encode()
 _ID: Final = "0198c0de-0000-7000-8000-000000000000"
 
 
@@ -45,77 +47,103 @@ def numbered(before: bytes, piece: str, after: bytes, size: int = CAP) -> bytes:
     return before + b",".join(parts) + after
 
 
+class _Catalogue:
+    """Collects bodies of about `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.found: list[Dear] = []
+
+    def add(
+        self, name: str, path: str, status: set[int], body: Callable[[], bytes], media: str = "application/json"
+    ) -> None:
+        """A body for a route."""
+        self.found.append(Dear(name, path, frozenset(status), body, media))
+
+    def fill(self, before: bytes, piece: bytes, after: bytes) -> Callable[[], bytes]:
+        """A piece again and again."""
+        return lambda: filled(before, piece, after, self.size)
+
+    def number(self, before: bytes, piece: str, after: bytes) -> Callable[[], bytes]:
+        """Pieces with a number in each."""
+        return lambda: numbered(before, piece, after, self.size)
+
+
 def dear(size: int = CAP) -> list[Dear]:
     """The catalogue; `size` is that of each body."""
-    found: list[Dear] = []
-    row = json.dumps(ROW).encode()
+    catalogue = _Catalogue(size)
+    for part in (_anywhere, _rows, _dialects):
+        part(catalogue)
+    return catalogue.found
 
-    def add(name: str, path: str, status: set[int], body: Callable[[], bytes], media: str = "application/json") -> None:
-        found.append(Dear(name, path, frozenset(status), body, media))
 
-    def fill(before: bytes, piece: bytes, after: bytes) -> Callable[[], bytes]:
-        return lambda: filled(before, piece, after, size)
-
-    def number(before: bytes, piece: str, after: bytes) -> Callable[[], bytes]:
-        return lambda: numbered(before, piece, after, size)
-
-    bad = {400, 413, 422}
+def _anywhere(c: _Catalogue) -> None:
+    """Any JSON, on any route that reads some."""
     for path in (PREDICT, FEEDBACK, OIP, KSERVE, MLFLOW):
-        add("open lists", path, bad, fill(b"", b"[", b""))
-        add("open objects", path, bad, fill(b"", b'{"a":', b""))
-        add("blanks", path, bad, fill(b"", b" ", b""))
-        add("blanks around an object", path, bad, fill(b"{", b" ", b"}"))
-        add("a list of numbers", path, bad, fill(b"[", b"1,", b"]"))
-        add("a list of empty lists", path, bad, fill(b"[", b"[],", b"]"))
-        add("a list of empty objects", path, bad, fill(b"[", b"{},", b"]"))
-        add("one endless text", path, bad, fill(b'{"a":"', b"a", b'"}'))
-        add("one endless name", path, bad, fill(b'{"', b"a", b'":1}'))
-        add("one endless number", path, bad, fill(b'{"a":', b"9", b"}"))
-        add("escapes", path, bad, fill(b'{"a":"', b"\\u0041", b'"}'))
-        add("half pairs", path, bad, fill(b'{"a":"', b"\\ud800", b'"}'))
-        add("colons in a text", path, bad, fill(b'{"a":"', b":", b'"}'))
-        add("names, each once", path, bad, number(b"{", '"n%d":1', b"}"))
-        add("one name again and again", path, bad, fill(b"{", b'"a":1,', b"}"))
-        add("sound until the end", path, bad, number(b"{", '"n%d":1', b""))
-        add("not UTF-8 at the end", path, bad, fill(b'{"a":"', b"a", b'\xff"}'))
-        add("a byte order mark", path, bad, fill(b"\xef\xbb\xbf[", b"1,", b"]"))
-        add("numbers beyond all floats", path, bad, fill(b'{"a":[', b"1e999,", b"]}"))
-        add("no numbers at all", path, bad, fill(b'{"a":[', b"NaN,", b"]}"))
-    add("good rows", PREDICT, bad, fill(b'{"rows":[', row + b",", b"]}"))
-    add("good rows, then junk", PREDICT, bad, fill(b'{"rows":[', row + b",", b"]}x"))
-    add("good rows and a colon", PREDICT, bad, fill(b'{"entity":":","rows":[', row + b",", b"]}"))
-    add("rows that are none", PREDICT, bad, fill(b'{"rows":[', b"1,", b"]}"))
-    add("empty rows", PREDICT, bad, fill(b'{"rows":[', b"{},", b"]}"))
-    add("a row of unknown names", PREDICT, bad, number(b'{"rows":[{', '"n%d":1', b"}]}"))
-    add("a row of near names", PREDICT, bad, number(b'{"rows":[{', '"temp%d":1', b"}]}"))
-    add("endless entity", PREDICT, bad | {200}, fill(b'{"entity":"', b"e", b'","rows":[' + row + b"]}"))
-    add("parameters", PREDICT, bad | {200}, number(b'{"rows":[' + row + b'],"params":{', '"p%d":{}', b"}}"))
-    add("deep parameters", PREDICT, bad, fill(b'{"rows":[' + row + b'],"params":', b'{"a":', b""))
-    add("a text of the row", PREDICT, bad | {200}, fill(row[:-3], b"A", b'"}'))
-    add("labels", FEEDBACK, bad, fill(b"[", b'{"prediction_id":"%b","label":1},' % _ID.encode(), b"]"))
-    add("labels that are none", FEEDBACK, bad, fill(b"[", b'{"prediction_id":"x","label":{}},', b"]"))
-    add("an endless label", FEEDBACK, bad | {200}, fill(b'[{"prediction_id":"x","label":"', b"a", b'"}]'))
-    add("an endless id", FEEDBACK, bad | {200}, fill(b'[{"label":1,"prediction_id":"', b"a", b'"}]'))
+        c.add("open lists", path, BAD, c.fill(b"", b"[", b""))
+        c.add("open objects", path, BAD, c.fill(b"", b'{"a":', b""))
+        c.add("blanks", path, BAD, c.fill(b"", b" ", b""))
+        c.add("blanks around an object", path, BAD, c.fill(b"{", b" ", b"}"))
+        c.add("a list of numbers", path, BAD, c.fill(b"[", b"1,", b"]"))
+        c.add("a list of empty lists", path, BAD, c.fill(b"[", b"[],", b"]"))
+        c.add("a list of empty objects", path, BAD, c.fill(b"[", b"{},", b"]"))
+        c.add("one endless text", path, BAD, c.fill(b'{"a":"', b"a", b'"}'))
+        c.add("one endless name", path, BAD, c.fill(b'{"', b"a", b'":1}'))
+        c.add("one endless number", path, BAD, c.fill(b'{"a":', b"9", b"}"))
+        c.add("escapes", path, BAD, c.fill(b'{"a":"', b"\\u0041", b'"}'))
+        c.add("half pairs", path, BAD, c.fill(b'{"a":"', b"\\ud800", b'"}'))
+        c.add("colons in a text", path, BAD, c.fill(b'{"a":"', b":", b'"}'))
+        c.add("names, each once", path, BAD, c.number(b"{", '"n%d":1', b"}"))
+        c.add("one name again and again", path, BAD, c.fill(b"{", b'"a":1,', b"}"))
+        c.add("sound until the end", path, BAD, c.number(b"{", '"n%d":1', b""))
+        c.add("not UTF-8 at the end", path, BAD, c.fill(b'{"a":"', b"a", b'\xff"}'))
+        c.add("a byte order mark", path, BAD, c.fill(b"\xef\xbb\xbf[", b"1,", b"]"))
+        c.add("numbers beyond all floats", path, BAD, c.fill(b'{"a":[', b"1e999,", b"]}"))
+        c.add("no numbers at all", path, BAD, c.fill(b'{"a":[', b"NaN,", b"]}"))
+
+
+def _rows(c: _Catalogue) -> None:
+    """Rows that are nearly good."""
+    c.add("good rows", PREDICT, BAD, c.fill(b'{"rows":[', _ROW + b",", b"]}"))
+    c.add("good rows, then junk", PREDICT, BAD, c.fill(b'{"rows":[', _ROW + b",", b"]}x"))
+    c.add("good rows and a colon", PREDICT, BAD, c.fill(b'{"entity":":","rows":[', _ROW + b",", b"]}"))
+    c.add("rows that are none", PREDICT, BAD, c.fill(b'{"rows":[', b"1,", b"]}"))
+    c.add("empty rows", PREDICT, BAD, c.fill(b'{"rows":[', b"{},", b"]}"))
+    c.add("a row of unknown names", PREDICT, BAD, c.number(b'{"rows":[{', '"n%d":1', b"}]}"))
+    c.add("a row of near names", PREDICT, BAD, c.number(b'{"rows":[{', '"temp%d":1', b"}]}"))
+    c.add("endless entity", PREDICT, BAD | {200}, c.fill(b'{"entity":"', b"e", b'","rows":[' + _ROW + b"]}"))
+    c.add("parameters", PREDICT, BAD | {200}, c.number(b'{"rows":[' + _ROW + b'],"params":{', '"p%d":{}', b"}}"))
+    c.add("deep parameters", PREDICT, BAD, c.fill(b'{"rows":[' + _ROW + b'],"params":', b'{"a":', b""))
+    c.add("a text of the row", PREDICT, BAD | {200}, c.fill(_ROW[:-3], b"A", b'"}'))
+
+
+def _dialects(c: _Catalogue) -> None:
+    """Labels, tensors, columns and lines."""
+    c.add("labels", FEEDBACK, BAD, c.fill(b"[", b'{"prediction_id":"%b","label":1},' % _ID.encode(), b"]"))
+    c.add("labels that are none", FEEDBACK, BAD, c.fill(b"[", b'{"prediction_id":"x","label":{}},', b"]"))
+    c.add("an endless label", FEEDBACK, BAD | {200}, c.fill(b'[{"prediction_id":"x","label":"', b"a", b'"}]'))
+    c.add("an endless id", FEEDBACK, BAD | {200}, c.fill(b'[{"label":1,"prediction_id":"', b"a", b'"}]'))
     tensor = b'{"name":"hour","datatype":"INT64","shape":[%d],"data":['
-    add("a long tensor", OIP, bad, fill(b'{"inputs":[' + tensor % 4_000_000, b"1,", b"]}]}"))
-    add("a nested tensor", OIP, bad, fill(b'{"inputs":[' + tensor % 9_999, b"[1],", b"]}]}"))
-    add("a tensor of texts", OIP, bad, fill(b'{"inputs":[' + tensor % 9_999, b'"a",', b"]}]}"))
-    add("tensors", OIP, bad, fill(b'{"inputs":[', b'{"name":"a","datatype":"BOOL","shape":[1],"data":[true]},', b"]}"))
-    add("outputs", OIP, bad, fill(b'{"inputs":[],"outputs":[', b'{"name":"a"},', b"]}"))
+    c.add("a long tensor", OIP, BAD, c.fill(b'{"inputs":[' + tensor % 4_000_000, b"1,", b"]}]}"))
+    c.add("a nested tensor", OIP, BAD, c.fill(b'{"inputs":[' + tensor % 9_999, b"[1],", b"]}]}"))
+    c.add("a tensor of texts", OIP, BAD, c.fill(b'{"inputs":[' + tensor % 9_999, b'"a",', b"]}]}"))
+    c.add(
+        "tensors", OIP, BAD, c.fill(b'{"inputs":[', b'{"name":"a","datatype":"BOOL","shape":[1],"data":[true]},', b"]}")
+    )
+    c.add("outputs", OIP, BAD, c.fill(b'{"inputs":[],"outputs":[', b'{"name":"a"},', b"]}"))
     for path, name in ((KSERVE, b"instances"), (MLFLOW, b"dataframe_records")):
-        add("good rows", path, bad, fill(b'{"%b":[' % name, row + b",", b"]}"))
-        add("rows of lists", path, bad, fill(b'{"%b":[' % name, b"[1,2,3,4],", b"]}"))
-        add("bare values", path, bad, fill(b'{"%b":[' % name, b"1,", b"]}"))
-        add("a row of unknown names", path, bad, number(b'{"%b":[{' % name, '"n%d":1', b"}]}"))
-        add("columns of unknown names", path, bad, number(b'{"inputs":{', '"n%d":[1]', b"}}"))
-        add("a long column", path, bad, fill(b'{"inputs":{"hour":[', b"1,", b"]}}"))
+        c.add("good rows", path, BAD, c.fill(b'{"%b":[' % name, _ROW + b",", b"]}"))
+        c.add("rows of lists", path, BAD, c.fill(b'{"%b":[' % name, b"[1,2,3,4],", b"]}"))
+        c.add("bare values", path, BAD, c.fill(b'{"%b":[' % name, b"1,", b"]}"))
+        c.add("a row of unknown names", path, BAD, c.number(b'{"%b":[{' % name, '"n%d":1', b"}]}"))
+        c.add("columns of unknown names", path, BAD, c.number(b'{"inputs":{', '"n%d":[1]', b"}}"))
+        c.add("a long column", path, BAD, c.fill(b'{"inputs":{"hour":[', b"1,", b"]}}"))
     split = b'{"dataframe_split":{"columns":["temp"],"data":['
-    add("a long frame", MLFLOW, bad, fill(split, b"[1],", b"]}}"))
-    add("a frame of many columns", MLFLOW, bad, number(b'{"dataframe_split":{"columns":[', '"c%d"', b'],"data":[]}}'))
-    add("lines", MLFLOW, bad, fill(b"temp,hour,late,carrier\n", b"1,2,true,AA\n", b""), "text/csv")
-    add("blank lines", MLFLOW, bad, fill(b"temp,hour,late,carrier\n", b"\n", b""), "text/csv")
-    add("commas", MLFLOW, bad, fill(b"temp", b",", b"\n"), "text/csv")
-    add("quotes", MLFLOW, bad, fill(b"temp\n", b'"', b""), "text/csv")
-    return found
-
-
+    c.add("a long frame", MLFLOW, BAD, c.fill(split, b"[1],", b"]}}"))
+    c.add(
+        "a frame of many columns", MLFLOW, BAD, c.number(b'{"dataframe_split":{"columns":[', '"c%d"', b'],"data":[]}}')
+    )
+    c.add("lines", MLFLOW, BAD, c.fill(b"temp,hour,late,carrier\n", b"1,2,true,AA\n", b""), "text/csv")
+    c.add("blank lines", MLFLOW, BAD, c.fill(b"temp,hour,late,carrier\n", b"\n", b""), "text/csv")
+    c.add("commas", MLFLOW, BAD, c.fill(b"temp", b",", b"\n"), "text/csv")
+    c.add("quotes", MLFLOW, BAD, c.fill(b"temp\n", b'"', b""), "text/csv")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -63,14 +64,14 @@ def one_row_bundle(base: Path, to: Path) -> Path:
     return to
 
 
-def pole_bundle(base: Path, to: Path) -> Path:
+def pole_bundle(base: Path, to: Path, *, model: str = "toy") -> Path:
     """The prediction is `1 / (hour - 13)`: infinite at 13."""
     pole = helper.make_tensor("pole", TensorProto.FLOAT, [1], [13.0])
     nodes = [
         helper.make_node("Sub", ["hour", "pole"], ["distance"]),
         helper.make_node("Reciprocal", ["distance"], ["prediction"]),
     ]
-    _copy(base, to, nodes, [pole], "toy")
+    _copy(base, to, nodes, [pole], model)
     seal(to)
     return to
 
@@ -199,7 +200,9 @@ def stored_events(spool: Path) -> list[Event]:
         found = [(seq, decode(body)) for seq, body in reader.rows(Range(0, 2**62))]
     finally:
         reader.close()
-    numbered = [pair for seq, event in found for pair in (rows_of(event) if isinstance(event, Block) else [(seq, event)])]
+    numbered = [
+        pair for seq, event in found for pair in (rows_of(event) if isinstance(event, Block) else [(seq, event)])
+    ]
     return [event for _, event in sorted(numbered, key=lambda pair: pair[0])]
 
 
@@ -207,7 +210,7 @@ def _cells(column: Any) -> Any:
     """A column's values: doubles have NaN for null."""
     if not isinstance(column, bytes):
         return column
-    return [None if value != value else value for value in np.frombuffer(column, "<f8").tolist()]
+    return [None if math.isnan(value) else value for value in np.frombuffer(column, "<f8").tolist()]
 
 
 def rows_of(block: Block) -> list[tuple[int, Event]]:

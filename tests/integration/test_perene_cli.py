@@ -220,7 +220,7 @@ def test_port_in_use_names_the_setting(tmp_path: Path, variable: str, command: t
     with _taken_port() as taken:
         done = _run(tmp_path, *command, "--home", str(tmp_path / "home"), **{**ports, variable: str(taken)})
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"port {taken} is in use" in done.stderr
+    assert f"port {taken} is in use by process {os.getpid()} (" in done.stderr
     assert variable in done.stderr
     assert not (tmp_path / "home" / "ledger.db").exists(), "something was half started"
 

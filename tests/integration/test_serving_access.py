@@ -87,13 +87,14 @@ def test_every_route_asks_for_its_scope(cache: Cache, offsets: dict[int, Path], 
     cache.add(1, offsets[1])
     cache.add(1, offset_bundle(toy_bundle, cache.folder.parent / "other", 5, model="other"), model="other")
     all_three = {"predict", "feedback", "read"}
+    administration = {"register", "promote", "admin", "erase"}
     keys: dict[str, tuple[str, set[str], set[str]]] = {
         "none": ("", set(), set()),
         "wrong": ("prn_00000000_" + "x" * 43, set(), set()),
         **{scope: (cache.key({scope}), {scope}, set()) for scope in sorted(all_three)},
         "this model": (cache.key(all_three, {"toy"}), all_three, {"toy"}),
         "another model": (cache.key(all_three, {"other"}), all_three, {"other"}),
-        "admin": (cache.key({"promote", "admin"}), {"promote", "admin"}, set()),
+        "admin": (cache.key(administration), administration, set()),
     }
     cache.deploy(1, model="other")
     cache.deploy(1)

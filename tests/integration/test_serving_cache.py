@@ -81,6 +81,29 @@ def test_several_rows_are_not_looked_for(deployed: tuple[Cache, str]) -> None:
     run(scenario)
 
 
+async def confused(served: Served) -> int:
+    """How many of 40 entities, on both arms, get an answer that is not of the version it names."""
+    bodies = [await served.predict(entity=f"e{n}") for n in range(40)]
+    assert {body["arm"] for body in bodies} == {"champion", "candidate"}
+    return sum(body["predictions"] != [answer(100.0 * body["version"], ROW)] for body in bodies)
+
+
+def test_control_a_cache_that_versions_share_is_caught(
+    deployed: tuple[Cache, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build with the fault: one cache for all versions. The check below sees it."""
+    cache, key = deployed
+    cache.deploy(1, 2, "ab", 0.5)
+    one = AnswerCache(10, ServeMetrics(CollectorRegistry()).response_cache_total, "toy")
+    monkeypatch.setattr("serving.models.AnswerCache", lambda *_: one)
+
+    async def scenario() -> None:
+        async with serving(cache, key, cache_rows=10) as served:
+            assert await confused(served) > 0
+
+    run(scenario)
+
+
 def test_each_version_answers_for_itself(deployed: tuple[Cache, str]) -> None:
     """Pinned versions, both arms of a trial and a swap: the answer is always that of the version it names."""
     cache, key = deployed
@@ -88,12 +111,7 @@ def test_each_version_answers_for_itself(deployed: tuple[Cache, str]) -> None:
 
     async def scenario() -> None:
         async with serving(cache, key, cache_rows=10) as served:
-            arms = set()
-            for n in range(40):
-                body = await served.predict(entity=f"e{n}")
-                arms.add(body["arm"])
-                assert body["predictions"] == [answer(100.0 * body["version"], ROW)]
-            assert arms == {"champion", "candidate"}
+            assert await confused(served) == 0
             assert await looked_up(served) == (38, 2)
             for version in (1, 2):
                 body = await served.predict(path=f"/models/toy/versions/{version}/predict")

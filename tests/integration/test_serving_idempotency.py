@@ -225,6 +225,20 @@ def test_a_file_that_is_no_database_is_begun_anew(tmp_path: Path) -> None:
     kept.close()
 
 
+def test_where_answers_cannot_be_kept_nothing_is_promised(deployed: Cache) -> None:
+    """503 with a header that asks for it; requests without it are answered."""
+    deployed.deploy(1)
+    (deployed.folder.parent / "run").write_text("not a folder")
+
+    async def scenario() -> None:
+        async with serving(deployed, auth=False) as served:
+            reply = await served.client.post("/predict", json=ROW, headers={"idempotency-key": "k"})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "store_unavailable")
+            await served.predict()
+
+    run(scenario)
+
+
 def test_threads_share_the_file(tmp_path: Path) -> None:
     """One of them has the key, all others are told so."""
     kept, found = Answers(tmp_path / "a.db"), []

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from monitoring.events import PredictionEvent
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from serving.app import create_app
@@ -184,6 +185,11 @@ CORPUS: dict[str, bytes] = {
     "too many rows": request(body=rows(*[ROW] * 101)),
     "ahead of time": request(body=rows(ROW, at="2999-01-01T00:00:00Z")),
     "problem json": request("/predict", b"{", "Accept: application/problem+json"),
+    "a head too large": request("/predict", BODY, "X-Long: " + "x" * 40_000),
+    "headers too many": request("/predict", BODY, *(f"X-{n}: {n}" for n in range(200))),
+    "upgrade": request("/predict", BODY, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA"),
+    "chunks too small": request("/predict", b"1\r\n \r\n" * 3_000 + b"0\r\n\r\n", "Transfer-Encoding: chunked"),
+    "an end that is no request": request() + b"nonsense\r\n\r\n",
     "garbage": b"\x16\x03\x01 nonsense\r\n\r\n",
     "feedback": request("/feedback", b"[]"),
     "no host": b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
@@ -334,6 +340,27 @@ def test_the_fast_lane_is_taken(deployed: Cache, monkeypatch: pytest.MonkeyPatch
             assert reached == ["/predict"]
 
     asyncio.run(alone())
+
+
+def test_a_shadow_is_asked_in_the_fast_lane(deployed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a version is tried in the shadow, the application sees no ordinary request; both answers are kept."""
+    deployed.deploy(1, 2, "shadow", 0.0)
+
+    async def alone() -> Path:
+        async with lanes(deployed, auth=False) as at:
+            monkeypatch.setattr(HttpToolsProtocol, "_start_asgi_task", None)
+            answers = await asyncio.gather(*(send(at.fast, request(body=rows(ROW, ROW))) for _ in range(10)))
+            assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+            return at.spool.path
+
+    events = [e for e in stored_events(asyncio.run(alone())) if isinstance(e, PredictionEvent)]
+    served = {e.id: e for e in events if e.arm == "champion"}
+    shadows = {e.id: e for e in events if e.arm == "shadow"}
+    assert (len(events), len(served)) == (40, 20)
+    assert served.keys() == shadows.keys()
+    assert {(e.version, e.features == [], e.prediction == served[e.id].prediction) for e in shadows.values()} == {
+        (2, True, False)
+    }
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -27,7 +29,7 @@ from tests.integration.dialect_models import CONTRACTS, rows_of
 from tests.integration.serving_app import SCOPES, bearer, metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving
 from tests.integration.test_dialects_grpc import infer_request, talking
-from tests.integration.test_serving_lanes import lanes, request, rows, send
+from tests.integration.test_serving_lanes import Lanes, lanes, normal, request, rows, send
 
 DAY = 86_400
 
@@ -133,6 +135,23 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
     assert (before.busy(slot), after.busy(after.slots(["a"])["a"])) == (3, 1)
     for counts in (before, after):
         counts.close()
+
+
+def test_who_cannot_be_counted_is_not_limited(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk, or none, hinders no key from coming and none from going; the log and a count say so."""
+    (tmp_path / "run").write_text("not a folder")
+    away: list[None] = []
+    limits = Limits(LimitSettings(rows_per_day=1), tmp_path / "run", largest=10, away=lambda: away.append(None))
+    caller = Keys((), limits).anybody
+    assert [refusal(limits, caller, 5) for _ in range(2)] == [None, None]
+    assert "limits_not_kept" in caplog.text
+    assert len(away) == 1
+    full = Limits(LimitSettings(rows_per_day=1), tmp_path / "full", largest=10, away=lambda: away.append(None))
+    old = full.allowances({"old": KeyLimits()})
+    counts: Any = full._counts
+    counts.slots = lambda _: (_ for _ in ()).throw(OSError("no space"))
+    assert full.allowances({"old": KeyLimits(), "new": KeyLimits()}) == old
+    asyncio.run(full.close())
 
 
 def _hammer(folder: Path, seconds: float, passed: Any, *, locked: bool) -> None:
@@ -290,6 +309,8 @@ def test_a_day_of_rows_is_one_over_both_lanes_and_a_restart(deployed: Cache) -> 
                 answer = await send(getattr(at, lane), data)
                 assert answer.startswith(b"HTTP/1.1 %d" % status), (lane, answer[:200])
                 assert b"ratelimit-policy: " in answer
+            # refused alike in both lanes, unless the second changed in between
+            assert await refused_alike(at, sent[-1][1]) or await refused_alike(at, sent[-1][1])
             assert at.app.state.service.limits._counts.busy(deployed_slot(at.app)) == 0
 
     asyncio.run(
@@ -309,6 +330,12 @@ def test_a_day_of_rows_is_one_over_both_lanes_and_a_restart(deployed: Cache) -> 
             ("slow", request(), 429),
         )
     )
+
+
+async def refused_alike(at: Lanes, data: bytes) -> bool:
+    answers = await asyncio.gather(send(at.fast, data), send(at.slow, data))
+    fast, slow = (normal(re.sub(rb"\r\nratelimit: [^\r]*", b"", answer)) for answer in answers)
+    return fast == slow and all(answer.startswith(b"HTTP/1.1 429") for answer in answers)
 
 
 def deployed_slot(app: Any) -> int:
@@ -364,8 +391,9 @@ def redis_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         process.wait()
 
 
+@pytest.mark.parametrize("gone", ["killed", "stopped"])
 def test_machines_share_their_limits_in_redis(
-    deployed: Cache, tmp_path: Path, offsets: dict[int, Path], caplog: pytest.LogCaptureFixture
+    gone: str, deployed: Cache, tmp_path: Path, offsets: dict[int, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two servers with homes of their own count as one; when Redis goes, each counts alone, says so, and answers."""
     other = Cache(tmp_path / "other" / "cache")
@@ -383,10 +411,11 @@ def test_machines_share_their_limits_in_redis(
                 asked = [await send(at.fast, request(body=rows(ROW, ROW))) for at in (one, two) * 3]
                 assert [answer[9:12] for answer in asked] == [b"200"] * 5 + [b"429"]
                 assert b'ratelimit-policy: "requests";q=1000;w=1' in asked[0]
-                process.kill()
-                process.wait()
-                asked = [await send(at.fast, request(body=rows(ROW, ROW))) for at in (one, two) * 2]
-                assert [answer[9:12] for answer in asked] == [b"200"] * 4
+                process.send_signal(signal.SIGKILL if gone == "killed" else signal.SIGSTOP)
+                if gone == "killed":
+                    process.wait()
+                asked = await asyncio.gather(*(send(at.fast, request(body=rows(ROW))) for at in (one, two) * 5))
+                assert [answer[9:12] for answer in asked] == [b"200"] * 10
                 assert b'fallbacks_total{kind="limits",model=""} ' in await send(
                     one.fast, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
                 )

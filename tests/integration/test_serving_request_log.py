@@ -1,4 +1,4 @@
-"""What is told of a request: its line in the log, its header Server-Timing, its count, in both lanes and every dialect."""
+"""What is told of a request, in both lanes and every dialect: its line in the log, Server-Timing, its count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from serving.app import create_app
 from serving.lane import protocol_of
 from serving.request_log import RequestLog
 from serving.seen import Observer
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, WebSettings
+from serving.tracing import Tracing
 from tests.integration.serving_app import metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving
 from tests.integration.test_serving_lanes import request, rows, send, server
@@ -32,12 +33,14 @@ TIMING = re.compile(r"parse;dur=\d+\.\d{3}, queue;dur=\d+\.\d{3}, infer;dur=\d+\
 
 
 @contextlib.asynccontextmanager
-async def logged(cache: Cache, **settings: Any) -> AsyncIterator[tuple[FastAPI, RequestLog]]:
+async def logged(
+    cache: Cache, *, log: RequestLog | None = None, tracing: Tracing | None = None, **settings: Any
+) -> AsyncIterator[tuple[FastAPI, RequestLog]]:
     """An application whose lines wait for whoever looks."""
-    log = RequestLog()
+    log = log or RequestLog()
     spool = Spool.open(cache.folder.parent / "spool", commit_interval_s=0.01)
-    chosen = ServingSettings(poll_seconds=0.01, device="cpu", **settings)
-    app = create_app(chosen, cache.folder, spool, ServeMetrics(CollectorRegistry()), Observer(log))
+    chosen = ServingSettings(poll_seconds=0.01, device="cpu", web=WebSettings(allowed_hosts=("*",)), **settings)
+    app = create_app(chosen, cache.folder, spool, ServeMetrics(CollectorRegistry()), Observer(log, tracing))
     try:
         async with app.router.lifespan_context(app):
             yield app, log
@@ -109,10 +112,10 @@ def test_what_is_no_http_has_a_line_too(deployed: Cache) -> None:
     asyncio.run(alone())
 
 
-def test_every_dialect_has_its_line(every: tuple[Cache, str]) -> None:
+def test_every_dialect_has_its_line(deployed: Cache) -> None:
     """With its protocol's name, the route's pattern and the rows; gRPC is looked at where its calls are tested."""
-    cache, key = every
-    row = {"temp": 1.5, "hour": 7, "late": True, "carrier": "AA"}
+    key = deployed.key({"predict"})
+    deployed.deploy(1)
     inputs = [
         {"name": "temp", "datatype": "FP32", "shape": [1], "data": [1.5]},
         {"name": "hour", "datatype": "INT64", "shape": [1], "data": [7]},
@@ -120,21 +123,20 @@ def test_every_dialect_has_its_line(every: tuple[Cache, str]) -> None:
         {"name": "carrier", "datatype": "BYTES", "shape": [1], "data": ["AA"]},
     ]
     asked = [
-        ("/models/regression/predict", {"rows": [row]}, "perene", "/models/{model}/predict"),
-        ("/v2/models/regression/infer", {"inputs": inputs}, "oip", "/v2/models/{model}/infer"),
-        ("/v1/models/regression:predict", {"instances": [row]}, "kserve", "/v1/models/{model}:predict"),
-        ("/invocations", {"dataframe_records": [row]}, "mlflow", "/invocations"),
+        ("/models/toy/predict", {"rows": [ROW]}, "perene", "/models/{model}/predict"),
+        ("/v2/models/toy/infer", {"inputs": inputs}, "oip", "/v2/models/{model}/infer"),
+        ("/v1/models/toy:predict", {"instances": [ROW]}, "kserve", "/v1/models/{model}:predict"),
+        ("/invocations", {"dataframe_records": [ROW]}, "mlflow", "/invocations"),
     ]
 
     async def scenario() -> None:
-        async with logged(cache, default_model="regression") as (app, log):
+        async with logged(deployed) as (app, log):
             async with server(app, protocol_of(app.state.service)) as port:
                 for path, body, _, _ in asked:
-                    assert (await send(port, request(path, json.dumps(body).encode(), key=key))).startswith(
-                        b"HTTP/1.1 200"
-                    )
+                    reply = await send(port, request(path, json.dumps(body).encode(), key=key))
+                    assert reply.startswith(b"HTTP/1.1 200")
             told = [(line["protocol"], line["route"], line["rows"], line["model"]) for line in lines(log)]
-            assert told == [(protocol, route, 1, "regression") for _, _, protocol, route in asked]
+            assert told == [(protocol, route, 1, "toy") for _, _, protocol, route in asked]
 
     run(scenario)
 

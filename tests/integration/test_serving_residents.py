@@ -221,6 +221,7 @@ def test_a_native_model_that_is_dropped_ends_its_process(three: tuple[Cache, str
             engine = served.app.state.service.table.models["moody"].champion.engine
             assert isinstance(engine, NativeEngine)
             pid = engine.process.pid
+            assert pid is not None
             assert psutil.pid_exists(pid)
             del engine
             for name in NAMES:
@@ -229,7 +230,7 @@ def test_a_native_model_that_is_dropped_ends_its_process(three: tuple[Cache, str
 
             async def ended() -> bool:
                 gc.collect()
-                return not psutil.pid_exists(pid)
+                return pid is not None and not psutil.pid_exists(pid)
 
             await served.until(ended)
 

@@ -18,7 +18,7 @@ from serving.dialects.grpc_body import parsed, read_message
 from serving.dialects.oip_body import read_infer
 from serving.dialects.proto import messages
 from serving.dialects.tabular import read_table
-from serving.dialects.tensors import TYPES, cells_of, from_bytes, from_list, to_bytes
+from serving.dialects.tensors import TYPES, Tensor, _plain_texts, cells_of, from_bytes, from_list, to_bytes
 from serving.errors import Malformed, status_of
 
 CONTRACT = Contract(
@@ -194,3 +194,29 @@ def test_the_messages_are_those_of_the_protocol() -> None:
         b"\x3a\x01r"
     )
     assert request.SerializeToString(deterministic=True) == wanted
+
+
+TEXTS = st.lists(
+    st.text(alphabet="ab\0\x01é", max_size=4) | st.sampled_from(["", "AA", "x" * 127, "x" * 128, "\0" * 7])
+)
+
+
+@given(TEXTS, st.integers(-2, 2), st.binary(max_size=3))
+def test_plain_texts_are_read_as_all_others(texts: list[str], more: int, tail: bytes) -> None:
+    """The quick way of reading texts tells the same as the one that goes from length to length, or leaves it alone."""
+    data = to_bytes(Tensor("t", "BYTES", (len(texts),), np.array(texts, dtype=object))) + tail
+    count = max(0, len(texts) + more)
+    quick = _plain_texts(data, count)
+    slow: list[str] = []
+    place = 0
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4], "little")
+        slow.append(data[place + 4 : place + 4 + size].decode("latin-1"))
+        place += 4 + size
+    assert quick is None or (quick == slow and len(quick) == count and place == len(data))
+
+
+def test_ordinary_texts_are_read_the_quick_way() -> None:
+    """The control of the test above."""
+    texts = ["AA", "JFK", "x" * 127] * 5
+    assert _plain_texts(to_bytes(Tensor("t", "BYTES", (15,), np.array(texts, dtype=object))), 15) == texts

@@ -44,9 +44,14 @@ def lines_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def ended(script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_every_record_is_a_line_of_json_without_a_value() -> None:
     """Ours, others', warnings, exceptions that were caught and that were not; the last word of a process is kept."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = ended(SCRIPT)
     assert done.returncode == 1
     assert done.stdout == ""
     assert "canary" not in done.stderr
@@ -64,8 +69,7 @@ def test_every_record_is_a_line_of_json_without_a_value() -> None:
 def test_the_same_search_finds_a_value_that_is_logged() -> None:
     """The control: a log call that holds a value as its own word."""
     planted = SCRIPT.replace('"rows": 3', '"rows": "canary"')
-    done = subprocess.run([sys.executable, "-c", planted], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert "canary" in done.stderr
+    assert "canary" in ended(planted).stderr
 
 
 @pytest.mark.parametrize(

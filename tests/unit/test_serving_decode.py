@@ -44,6 +44,25 @@ def test_packs_two_tensors_in_the_contract_order() -> None:
     assert batch.rows == [(None, "AA", 3, True, None)]
 
 
+@pytest.mark.parametrize("names", [("temp",), ("gate",), ("temp", "gate"), ("temp", "hour"), ("carrier", "gate")])
+@pytest.mark.parametrize("null", [False, True])
+def test_packs_contracts_of_few_columns(names: tuple[str, ...], null: bool) -> None:
+    """One column, none of a kind, with null and without: the tensors have a row for each row."""
+    contract = Contract("few", tuple(c for c in CONTRACT.columns if c.name in names), Output("regression"))
+    rows = [{n: None if null and n in ("temp", "gate") else ROW[n] for n in names}] * 3
+    batch = Decoder(contract, max_rows=5).decode(json.dumps({"rows": rows}).encode())
+    assert {name: tensor.shape for name, tensor in batch.tensors.items()} == {
+        kind: (3, len(columns))
+        for kind, columns in (("numbers", contract.numbers), ("strings", contract.strings))
+        if columns
+    }
+    for column, name in enumerate(c.name for c in contract.numbers):
+        wanted = math.nan if rows[0][name] is None else float(rows[0][name] or 0)
+        np.testing.assert_array_equal(batch.tensors["numbers"][:, column], np.float32(wanted))
+    for column, name in enumerate(c.name for c in contract.strings):
+        assert batch.tensors["strings"][:, column].tolist() == [rows[0][name] or ""] * 3
+
+
 def test_reads_entity_and_event_time() -> None:
     """RFC 3339, and without an offset it is UTC."""
     batch = DECODER.decode(json.dumps({"rows": [ROW], "entity": "a:1", "at": "2013-04-01T12:00:00Z"}).encode())
