@@ -45,6 +45,7 @@ class LabelEvent(msgspec.Struct, frozen=True, array_like=True, tag="l"):
 
 Event = PredictionEvent | LabelEvent
 
+
 def _plain(value: Any) -> Any:
     """Turn NumPy scalars and arrays, met in answers of an engine, into plain Python values."""
     if hasattr(value, "tolist"):

@@ -5,8 +5,11 @@ What cannot be written is dropped and counted, and the first line that can be wr
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import select
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +29,8 @@ class LineWriter:
     def __init__(self, descriptor: int, *, lost: Callable[[int], bytes]) -> None:
         self._descriptor = descriptor
         self.terminal = os.isatty(descriptor)
+        kind = os.fstat(descriptor).st_mode
+        self._shared = stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)
         self._lost_line = lost
         self._lines: deque[bytes] = deque()
         self._sources: list[Source] = []
@@ -79,6 +84,18 @@ class LineWriter:
             self._lost += count
 
     def _out(self, data: bytes) -> bool:
+        if not self._shared:
+            return self._written(data)
+        # a full pipe takes a write in parts, and what another process writes could come between them
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            return self._written(data)
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _written(self, data: bytes) -> bool:
         left = memoryview(data)
         while left:
             try:

@@ -19,7 +19,9 @@ MOST: Final = 10_000
 MOST_BYTES: Final = 64 << 20
 MOST_OF_ONE: Final = 4 << 20
 """A larger answer is not kept: its repeat is answered anew."""
-_TIDY_EVERY: Final = 16
+_TIDY_EVERY: Final = 512
+_TIDY_BYTES: Final = 16 << 20
+"""Answers, or bytes of them, after which the old ones are looked for: that reads the whole table."""
 _TABLE: Final = """CREATE TABLE IF NOT EXISTS answers (
     caller TEXT, key TEXT, digest BLOB, at REAL, holder TEXT, headers TEXT, body BLOB, PRIMARY KEY (caller, key)
 ) WITHOUT ROWID"""
@@ -53,7 +55,7 @@ class Answers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._kept = 0
+        self._kept = self._bytes = 0
         self._me = _alive(os.getpid())
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,7 +101,9 @@ class Answers:
                 (now, json.dumps(dict(answer.headers)), answer.body, caller, key),
             )
             self._kept += 1
-            if self._kept % _TIDY_EVERY == 0:
+            self._bytes += len(answer.body)
+            if self._kept >= _TIDY_EVERY or self._bytes >= _TIDY_BYTES:
+                self._kept = self._bytes = 0
                 database.execute(_TIDY, (now - DAY_S, MOST, MOST_BYTES))
 
     def close(self) -> None:

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from serving.models import Model, Version
 
 _SPECIAL: Final = frozenset(
-    (b"content-encoding", b"transfer-encoding", b"expect", b"upgrade")
-    + (b"origin", b"sec-fetch-site", b"x-model-version", b"idempotency-key")
+    {
+        *(b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"),
+        *(b"origin", b"sec-fetch-site", b"x-model-version", b"idempotency-key"),
+    }
 )
 """Headers that an ordinary request has not."""
 _JSON: Final = frozenset((b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"))

@@ -27,7 +27,7 @@ class Seen:
     route: str = ""
     rpc: str = ""
     """Service and method of a call over gRPC."""
-    rpc_code: int = 0
+    rpc_code: str = ""
     key: str = ""
     model: str = ""
     version: int = 0

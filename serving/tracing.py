@@ -123,9 +123,7 @@ def _attributes(ended: Ended) -> dict[str, str | int]:
     if seen.version:
         found["perene.version"] = seen.version
     if seen.rpc:
-        service, _, method = seen.rpc.partition("/")
-        found |= {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-        found["rpc.grpc.status_code"] = seen.rpc_code
+        found |= {"rpc.system.name": "grpc", "rpc.method": seen.rpc, "rpc.response.status_code": seen.rpc_code}
     else:
         found |= {"http.request.method": seen.method, "url.scheme": "http", "http.response.status_code": ended.status}
         if seen.route:

@@ -176,7 +176,7 @@ async def _answer(lane: _Lane, name: str, scope: str | None, method: Method, dat
             service.limits.leave(caller)
     headers.update(service.limits.headers(caller))
     seen.model = named if named in service.table.models else ""
-    seen.rpc_code = 0 if failed is None else _code(failed).value[0]
+    seen.rpc_code = "OK" if failed is None else _code(failed).name
     service.observer.tell(seen, 200 if failed is None else status_of(failed), metadata)
     if failed is not None:
         await _refuse(service, named, failed, headers, context)

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.acceptance.test_serving_process import NO_LEDGER, ROOT, Server, alive, cache, offsets, until
+from tests.acceptance.test_workers import Fleet
 from tests.integration.serving_toy import ROW, Cache
 
 __all__ = ["cache", "offsets"]
@@ -144,6 +145,22 @@ def test_sigterm_under_load_drops_nothing(cache: Cache, workers: int) -> None:
         answered, longest = answered + load.answered, max(longest, took)
     print(f"{STOPS // 2} stops of {workers} workers: {answered} answered, longest exit {longest:.2f} s")
     assert longest <= EXIT_S
+
+
+def test_a_worker_that_ends_in_order_drops_nothing_and_tells_its_numbers(cache: Cache) -> None:
+    """SIGTERM to one of two under load: the other one answers, and /metrics knows every answer of both."""
+    cache.deploy(1)
+    with Fleet(cache.folder.parent, "", workers=2, auth=False) as fleet:
+        one, two = fleet.all_ready()
+        with Load(fleet) as load:
+            until(lambda: load.answered > 200, "there is no load")
+            one.terminate()
+            until(lambda: not alive(one), "it did not end")
+            reached = load.answered
+            until(lambda: load.answered > reached + 200, "the other one does not answer")
+        assert load.dropped == []
+        assert alive(two)
+        assert fleet.answered() == load.answered
 
 
 def test_a_control_that_is_killed_is_seen_to_drop(cache: Cache) -> None:

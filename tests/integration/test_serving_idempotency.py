@@ -191,6 +191,7 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """By number, by bytes and by age; the newest stay. A large answer is not kept."""
     monkeypatch.setattr(answers, "MOST", 20)
     monkeypatch.setattr(answers, "MOST_BYTES", 3_000)
+    monkeypatch.setattr(answers, "_TIDY_EVERY", 16)
     kept = Answers(tmp_path / "a.db")
 
     def keep(name: str, body: bytes, now: float) -> None:

@@ -128,6 +128,49 @@ def test_nobody_waits_for_a_reader_that_does_not_read() -> None:
     assert [line for line in lines if not (line[0].isdigit() or line.startswith(("lost", "again")))] == []
 
 
+SHARING = """
+import sys
+from registry import line_writer
+if sys.argv[1] == "torn":
+    line_writer.LineWriter._out = line_writer.LineWriter._written
+writer = line_writer.LineWriter(2, lost=lambda count: b"")
+batches = [b"".join(b"<%d%s>\\n" % (n, b"." * 300) for n in range(100)) for _ in range(40)]
+print("ready", flush=True)
+sys.stdin.readline()
+writer.add(lambda: batches.pop() if batches else b"")
+writer.close(30)
+"""
+
+
+@pytest.mark.parametrize(("how", "whole"), [("kept", True), ("torn", False)])
+def test_processes_that_share_a_pipe_cut_no_line_of_each_other(how: str, whole: bool) -> None:
+    """Three writers, a small pipe and a slow reader; the control writes without taking turns."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096)
+    command, pipe = [sys.executable, "-c", SHARING, how], subprocess.PIPE
+    writers = [
+        subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=writing, text=True) for _ in range(3)
+    ]
+    os.close(writing)
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.close()
+    found = bytearray()
+    while part := os.read(reading, 1_000):
+        found.extend(part)
+    os.close(reading)
+    for writer in writers:
+        assert writer.wait(30) == 0
+        assert writer.stdout is not None
+        writer.stdout.close()
+    lines = bytes(found).splitlines()
+    assert whole == (len(lines) == 12_000 and all(line[:1] == b"<" and line[-1:] == b">" for line in lines))
+
+
 def test_a_reader_that_went_away_costs_lines_and_nothing_else() -> None:
     """Writing goes on; closing does not hang."""
     reading, writing = os.pipe()
