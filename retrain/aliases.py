@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from registry import process_log
 from registry.child import die_with_parent
 from registry.errors import LeaseLost, PereneError
 from registry.ledger import Ledger
@@ -144,4 +145,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    process_log.configure()
     raise SystemExit(main())

@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -147,6 +147,13 @@ class Service:
     def allow(self, secret: str, scope: str, model: str | None) -> Caller:
         """The caller behind `secret`, if it may do `scope` on `model`."""
         return self._keys.check(secret, scope, model) if self.settings.auth else self._keys.anybody
+
+    def predicts(self, headers: Mapping[bytes, bytes], model: str) -> Caller:
+        """The caller of a request with these raw headers, if it may predict with `model`: for the fast lane."""
+        given = headers.get(b"authorization", b"")
+        if self.settings.auth and given[:7].lower() == b"bearer ":
+            return self._keys.bearer(given, "predict", model)
+        return self.allow(headers.get(b"x-api-key", b"").decode("latin-1").strip(), "predict", model)
 
     def counter(self, model: str, code: int) -> Counter:
         """What refusals of the fast lane are counted in, with the labels that `count` would give them."""

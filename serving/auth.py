@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from registry.errors import NotAllowed
 from registry.keys import KeyLimits, well_formed
@@ -38,6 +39,9 @@ ANYBODY = Caller("", frozenset({"predict", "feedback", "read"}), frozenset())
 """Who calls a route that asks for no key; and all others when authentication is off (loopback only), as one caller."""
 
 
+_MOST_FOUND: Final = 1_024
+
+
 class Keys:
     """The keys that are valid now.
 
@@ -49,6 +53,7 @@ class Keys:
         given = {key.id: key for key in keys}
         allowed = limits.allowances({ANYBODY.id: KeyLimits(), **{key.id: key.limits for key in given.values()}})
         self.anybody = replace(ANYBODY, limits=allowed.get(ANYBODY.id))
+        self._found: dict[bytes, Caller] = {}
         self._by_digest: Mapping[str, Caller] = {
             key.sha256: Caller(key.id, frozenset(key.scopes), frozenset(key.models), allowed.get(key.id))
             for key in given.values()
@@ -76,6 +81,23 @@ class Keys:
             caller.may(scope)
         if model is not None:
             caller.may_use(model)
+        return caller
+
+
+    def bearer(self, header: bytes, scope: str, model: str) -> Caller:
+        """As `check`, of a raw `Authorization: Bearer …`: one that was found good is known again without a digest.
+
+        When keys change, others of this class take the place of these: nothing is known for longer than its key.
+        """
+        caller = self._found.get(header)
+        if caller is None:
+            caller = self.check(header[7:].decode("latin-1").strip(), scope, model)
+            if len(self._found) >= _MOST_FOUND:  # the same key, spelt with more and more blanks
+                self._found.clear()
+            self._found[header] = caller
+        if scope not in caller.scopes:
+            caller.may(scope)
+        caller.may_use(model)
         return caller
 
 

@@ -18,6 +18,9 @@ PARTS_PER_ROW: Final = 20
 """Lists and objects that a body may have for each row that a request may have: the dear ones are all brackets."""
 NAMES_PER_ROW: Final = 64
 LEAST_ROWS: Final = 1_000
+PART_BYTES: Final = 40
+"""Where parts are this large on average, there may be any number: rows are wide where a contract has many columns."""
+NAME_BYTES: Final = 12
 _TEXT: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _HALF: Final = re.compile("[\ud800-\udfff]")
 
@@ -56,8 +59,9 @@ def check_parts(data: bytes, most_rows: int) -> int:
     Raises:
         Malformed: it has more.
     """
-    rows, colons = max(most_rows, LEAST_ROWS), data.count(b":")
-    if data.count(b"[") + data.count(b"{") > PARTS_PER_ROW * rows or colons > NAMES_PER_ROW * rows:
+    rows, size, colons = max(most_rows, LEAST_ROWS), len(data), data.count(b":")
+    most = max(PARTS_PER_ROW * rows, size // PART_BYTES), max(NAMES_PER_ROW * rows, size // NAME_BYTES)
+    if data.count(b"[") + data.count(b"{") > most[0] or colons > most[1]:
         raise Malformed("the body has too many parts", where="body", expected="fewer lists, objects and names")
     return colons
 

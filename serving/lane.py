@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -100,7 +100,7 @@ class FastLane:
         reader = cycle.pinned or model.champion
         visit: Visit | None = None
         try:
-            caller = service.allow(_secret(cycle.headers), "predict", model.name)
+            caller = service.predicts(cycle.headers, model.name)
             cycle.key = caller.id
             if caller.limits is not None:
                 if service.limits.shared:
@@ -330,9 +330,3 @@ def _routes(service: Service) -> dict[bytes, tuple[Model, Version | None]]:
         if model.resident:
             found[b"/predict"] = (model, None)
     return found
-
-
-def _secret(headers: Mapping[bytes, bytes]) -> str:
-    bearer = headers.get(b"authorization", b"")
-    found = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-    return found.decode("latin-1").strip()

@@ -95,26 +95,27 @@ def _second(at: float) -> str:
 
 
 def _as_json(at: float, line: Line) -> str:
-    trace = trace_id_of(line.traceparent) if line.traceparent else ""
-    parse, queue, infer, encode, whole = line.seconds
+    request_id, model, version, arm, protocol, rows, status, seconds, key, traceparent, route = line
+    parse, queue, infer, encode, whole = seconds
+    trace = trace_id_of(traceparent) if traceparent else ""
     return _LINE % (
         _second(at),
         at % 1 * 1e3,
-        line.request_id,
+        request_id,
         f'"trace_id":"{trace}",' if trace else "",
-        line.model,
-        line.version or "null",
-        line.arm,
-        line.protocol,
-        f'"route":"{line.route}",' if line.route else "",
-        line.status,
-        line.rows,
+        model,
+        version or "null",
+        arm,
+        protocol,
+        f'"route":"{route}",' if route else "",
+        status,
+        rows,
         parse * 1e3,
         queue * 1e3,
         infer * 1e3,
         encode * 1e3,
         whole * 1e3,
-        line.key,
+        key,
     )
 
 

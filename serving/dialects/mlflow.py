@@ -75,6 +75,7 @@ def _split(frame: Any, decoder: Decoder) -> dict[str, Any]:
     """pandas' `split` form as columns by name."""
     names = frame.get("columns") if isinstance(frame, dict) else None
     rows = frame.get("data") if isinstance(frame, dict) else None
+    check_inputs(len(names) if isinstance(names, list) else 0)
     if (
         not isinstance(names, list)
         or not isinstance(rows, list)
@@ -83,7 +84,6 @@ def _split(frame: Any, decoder: Decoder) -> dict[str, Any]:
     ):
         error = FieldError("dataframe_split", "of the wrong form", '{"columns": [names, each once], "data": [rows]}')
         raise ContractViolation(f"{error.path}: {error.message}", errors=(error,))
-    check_inputs(len(names))
     check_count(decoder, max(1, len(rows)))
     ragged = [n for n, row in enumerate(rows) if not isinstance(row, list) or len(row) != len(names)]
     if ragged:

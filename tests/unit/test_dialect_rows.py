@@ -20,6 +20,7 @@ from serving.dialects.csv_rows import read_csv
 from serving.dialects.json_rows import parse, read_columns, read_rows
 from serving.dialects.tabular import Cells, read_table
 from serving.errors import Malformed, status_of
+from serving.json_text import read_json
 from tests.unit.test_serving_decode import CONTRACT, DECODER, ROW
 
 MODES: tuple[Mode, ...] = ("strict", "coerce", "mlflow")
@@ -253,3 +254,12 @@ def test_names_that_repeat_and_texts_with_colons_are_not_taken_for_keys_twice() 
 def test_the_contract_of_these_tests_has_every_kind_of_column() -> None:
     """So that nothing here passes for want of a case."""
     assert {column.dtype for column in CONTRACT.columns} == {"float", "int", "bool", "string"}
+
+
+def test_bodies_that_are_all_brackets_are_not_parsed() -> None:
+    """What so many rows cannot need is refused by a count; wide rows and long texts are no such thing."""
+    for data in (b"[" * 100_000, b"[" + b"{}," * 100_000 + b"{}]", b'{"a":"' + b":" * 100_000 + b'"}'):
+        with pytest.raises(Malformed, match="too many parts"):
+            read_json(data, most_rows=1)
+    wide = json.dumps({"rows": [{f"feature_{n}": n / 7 for n in range(2_000)}] * 50}).encode()
+    assert len(read_json(wide, most_rows=50)["rows"]) == 50
