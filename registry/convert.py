@@ -13,6 +13,7 @@ from registry.bundle import ONNX
 from registry.contract import Contract, Precision
 from registry.errors import ConversionRefused
 from registry.export import to_onnx
+from registry.export.lean import lean
 from registry.parity import Run, certify, onnx_runner, placement
 from registry.run import opened
 
@@ -115,6 +116,17 @@ def refused_by_parity(certificate: dict[str, Any]) -> ConversionRefused:
 
 def _onnx(estimator: Any, contract: Contract, frame: pd.DataFrame, progress: Progress) -> Converted:
     graph = to_onnx(estimator, contract)
+    leaner = lean(graph) if contract.precision == "float32" else None
+    if leaner is not None:
+        made = _certified(estimator, contract, frame, leaner, progress)
+        if made.certificate["verdict"] == "exact":
+            return made
+    return _certified(estimator, contract, frame, graph, progress)
+
+
+def _certified(
+    estimator: Any, contract: Contract, frame: pd.DataFrame, graph: bytes, progress: Progress
+) -> Converted:
     progress("export", f"{len(graph) / 1024:.0f} KiB of ONNX, {contract.precision}")
     run = onnx_runner(graph)
     certificate = certify(estimator, run, contract, frame)
