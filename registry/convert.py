@@ -124,9 +124,7 @@ def _onnx(estimator: Any, contract: Contract, frame: pd.DataFrame, progress: Pro
     return _certified(estimator, contract, frame, graph, progress)
 
 
-def _certified(
-    estimator: Any, contract: Contract, frame: pd.DataFrame, graph: bytes, progress: Progress
-) -> Converted:
+def _certified(estimator: Any, contract: Contract, frame: pd.DataFrame, graph: bytes, progress: Progress) -> Converted:
     progress("export", f"{len(graph) / 1024:.0f} KiB of ONNX, {contract.precision}")
     run = onnx_runner(graph)
     certificate = certify(estimator, run, contract, frame)

@@ -108,7 +108,7 @@ class DataPlane:
             model: asked for.
             read: reads the rows.
             who: asks.
-            heavy: reading and logging take longer than the event loop should wait: a thread does them.
+            heavy: reading takes longer than the event loop should wait: a thread does it.
 
         Raises:
             Malformed, TooLarge, ContractViolation: the body.

@@ -15,6 +15,8 @@ Value = str
 OPSETS: Final[Mapping[str, int]] = {"": 18, "ai.onnx.ml": 5}
 _OLD_TREES: Final = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 """In graphs that others made."""
+LAYER: Final = "layer_"
+"""How the names of the products in a neural network begin."""
 MICROSOFT: Final = "com.microsoft"
 KINDS: Final[Mapping[str, int]] = {
     "float": TensorProto.FLOAT,
@@ -34,10 +36,17 @@ class Builder:
         self._known: dict[Any, list[Value]] = {}
         self._count = 0
         self._opsets = dict(OPSETS)
+        self._layers: set[Value] = set()
 
     def op(self, kind: str, *inputs: Value, domain: str = "", **attributes: Any) -> Value:
         """Add an operator with one output."""
         return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def layer(self, value: Value, weights: npt.NDArray[Any], shift: npt.NDArray[Any]) -> Value:
+        """`value @ weights + shift` of a neural network, which `registry.export.lean` may narrow."""
+        product = self.op("MatMul", value, self.constant(np.asarray(weights, np.float64)))
+        self._layers.add(product)
+        return self.op("Add", product, self.constant(np.asarray(shift, np.float64)))
 
     def ops(self, kind: str, *inputs: Value, outputs: int, domain: str = "", **attributes: Any) -> list[Value]:
         """Add an operator with several outputs."""
@@ -140,6 +149,9 @@ class Builder:
             if needed.intersection(node.output):
                 kept.append(node)
                 needed.update(node.input)
+        for node in kept:
+            if self._layers.intersection(node.output):
+                node.name = f"{LAYER}{node.output[0]}"
         domains = {node.domain for node in kept} | {""}
         if any(node.op_type in _OLD_TREES for node in kept):
             self._opsets["ai.onnx.ml"] = 3  # they are gone from 5

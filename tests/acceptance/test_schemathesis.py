@@ -50,7 +50,8 @@ def schemathesis(server: Server, folder: Path, document: dict[str, Any] | None =
     command += ["--phases", "examples,coverage,fuzzing,stateful", "--report", "json", "--report-json-path", str(report)]
     command += ["--seed", "7", "--generation-database", "none", "--no-color", *more]
     hooks = {"SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py")}
-    done = subprocess.run(command, env={**os.environ, **hooks}, capture_output=True, text=True, check=False)
+    # it leaves a folder where it runs
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **hooks}, capture_output=True, text=True, check=False)
     (folder / "schemathesis.txt").write_text(done.stdout + done.stderr)
     found: dict[str, Any] = json.loads(report.read_text())
     return {**found, "exit": done.returncode, "said": done.stdout}

@@ -18,7 +18,7 @@ _ACTIVATIONS = {"logistic": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "exp": "E
 def _forward(step: Any, g: Builder, x: Value) -> Value:
     for n, (weights, shift) in enumerate(zip(step.coefs_, step.intercepts_, strict=True)):
         last = n == len(step.coefs_) - 1
-        x = _activated(step, g, g.affine(x, weights, shift), step.out_activation_ if last else step.activation)
+        x = _activated(step, g, g.layer(x, weights, shift), step.out_activation_ if last else step.activation)
     return x
 
 
