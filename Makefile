@@ -50,7 +50,8 @@ bench-promotion: setup
 	$(BIN)/python -m bench.promotion.simulate
 
 chaos: setup ## kill -9 for longer than CI has time for
-	PERENE_CHAOS=full $(BIN)/python -m pytest tests/chaos tests/acceptance -k "kill or chaos or mutat"
+	PERENE_CHAOS=full $(BIN)/python -m pytest tests/chaos tests/acceptance \
+	  -k "chaos or kill or swap or slow or hostile or dear or json or schemathesis or graceful or metrics_truth or everything"
 
 models: setup ## docs/models.md: every family fitted, certified, served and timed
 	scripts/torch $(VENV)
