@@ -34,6 +34,7 @@ _MOST_STRANGE = 10_000
 """Values beyond those that rows of the contract can have, up to which a body is worth saying what is wrong with it."""
 _EXPLAINED = 500
 """Rows that are looked at, from the first wrong one on, for what else is wrong."""
+_BEYOND = re.compile(r"out of range - at `\$\.(rows\[\d+\]\.[^`]+)`")
 _FIRST = re.compile(r"\$\.rows\[(\d+)\]")
 
 
@@ -216,6 +217,10 @@ class Decoder:
 
     def _explain(self, data: bytes, told: str = "") -> ContractViolation | Malformed:
         """What is wrong with a body that the fast path refused; where it `told` of a row, all before that are right."""
+        beyond = _BEYOND.search(told)
+        if beyond and len(data) > _LARGE:  # looking for others takes a slower parser through all of it
+            error = FieldError(short(beyond[1]), "not finite", "a number within the range of its type", "number")
+            return ContractViolation(f"{error.path}: {error.message}", errors=(error,))
         objects = data.count(b"{") + data.count(b"[")
         self._check_values(data, max(len(self.contract.columns), NAMES_PER_ROW) * objects + _MOST_STRANGE)
         whole = read_json(data, most_rows=self.max_rows)
