@@ -25,7 +25,7 @@ from registry.private import addresses, write_private
 from registry.signing import load_signer, load_verifier
 from registry.supervisor import Program, Supervisor
 from retrain.settings import WorkerSettings
-from serving.ports import holder_of
+from serving.fleet.ports import holder_of
 
 READY_S = 60.0
 

@@ -15,15 +15,15 @@ from starlette.responses import Response
 
 from monitoring.ids import uuid7
 from registry.errors import VersionUnknown
-from serving.auth import Caller
-from serving.body import JSON, media_type, read_body
+from serving.access.auth import Caller
 from serving.dataplane import Predicted, Read, Who
 from serving.errors import Malformed
-from serving.models import Model, Version
-from serving.timing import server_timing
+from serving.loaded.models import Model, Version
+from serving.observed.timing import server_timing
+from serving.wire.body import JSON, media_type, read_body
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.service import Service
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 INLINE_BYTES = 64 * 1024

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST, Counter
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -25,144 +23,28 @@ from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from registry import __version__
 from registry.errors import PereneError
-from serving import dialects, openapi, wording
+from serving import dialects, openapi
+from serving.access.auth import ANYBODY, Caller
+from serving.access.guard import page_headers
+from serving.access.web import Guarded
 from serving.answering import Asked, Reply, prediction, request_id_of
-from serving.auth import ANYBODY, Caller, Keys, secret_of
-from serving.body import JSON, media_type, read_body
-from serving.dataplane import DataPlane
 from serving.dialects import columns
 from serving.dialects.dialect import PERENE, Dialect, of_path
 from serving.errors import Limited, Malformed, Overloaded, status_of
-from serving.fallbacks import Fallbacks
-from serving.gpus import Gpus
-from serving.guard import Guard, page_headers
-from serving.idempotency import Idempotency
+from serving.fleet.numbers import Numbers
 from serving.labels import read_items
-from serving.limits import Limits
-from serving.meters import Meters
-from serving.models import Loader, Model, Table
-from serving.native import NativeEngine
-from serving.numbers import Numbers
-from serving.refused import PROBLEM, refused
-from serving.residents import Residents, resident_names
-from serving.seen import Observer, Seen, pattern_of
+from serving.loaded.models import Model
+from serving.loaded.residents import resident_names
+from serving.observed.seen import Observer, Seen, pattern_of
+from serving.service import Service
 from serving.settings import ServingSettings
-from serving.state import parse_state, state_bytes
-from serving.usage import Usages
-from serving.web import Guarded
+from serving.wire import wording
+from serving.wire.body import JSON, media_type, read_body
+from serving.wire.refused import PROBLEM, refused
 
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 
 _log = logging.getLogger("perene.serving")
-
-
-class Service:
-    """State of one serving process: the table of models, the keys, the spool."""
-
-    def __init__(
-        self, settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics, observer: Observer
-    ) -> None:
-        self.settings = settings
-        self.metrics = metrics
-        self.observer = observer
-        self.spool = spool
-        self.fallbacks = Fallbacks(metrics)
-        self.gpus = Gpus()
-        self.plane = DataPlane(spool, metrics, self.fallbacks)
-        self.meters = Meters(metrics)
-        self.table = Table()
-        self._cache = cache
-        self._loader = Loader(cache, settings, spool, metrics, self.fallbacks, self.gpus)
-        self.residents = Residents(self, self._loader, settings.max_models)
-        self.limits = Limits(
-            settings.limits, cache.parent / "run", largest=settings.max_rows, away=partial(_count_away, metrics)
-        )
-        self.idempotency = Idempotency(cache.parent / "run", settings.max_body_bytes)
-        self.usage = Usages(metrics)
-        self.numbers = Numbers(metrics.registry, self.settle)
-        self.guard = Guard(settings.web, settings.host)
-        self._keys = Keys((), self.limits)
-        self._taken = b""
-        self._behind: dict[str, float] = {}
-        self.ends_at = math.inf
-        """When what is in flight must be answered, on the clock of `time.monotonic`, once the process has to end."""
-
-    async def follow(self) -> None:
-        """Look for a new hand-over for ever; load it beside what serves, then swap the pointer."""
-        while True:
-            try:
-                await self.refresh()
-            except Exception:  # whatever one hand-over holds, the next one must still be looked at
-                _log.exception("serving.refresh_failed")
-            await asyncio.sleep(self.settings.poll_seconds)
-
-    async def refresh(self) -> None:
-        """Take in the newest hand-over, if there is one."""
-        handed = state_bytes(self._cache)
-        stats = self.spool.stats()
-        self.metrics.spool_bytes.set(stats.bytes)
-        self.usage.flush()
-        self.limits.sweep()
-        for name, model in self.table.models.items():
-            waiting = sum(version.batcher.waiting for version in model.versions.values())
-            self.metrics.queue_depth.labels(model=name).set(waiting)
-        for name, since in self._behind.items():
-            self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, time.time() - since))
-        if handed == self._taken:
-            return
-        state = parse_state(handed)
-        if state is None:
-            return
-        self._keys = Keys(state.keys, self.limits)
-        async with self.residents.swapping:
-            self.table = await asyncio.to_thread(self._loader.build, state, self.table)
-        self._taken = handed
-        # the puller tries again and hands over again: the lag counts from the first time
-        self._behind = {f.model: self._behind.get(f.model, time.time()) for f in self.table.failures}
-        for name in self.table.models.keys() - self._behind.keys():
-            self.metrics.alias_lag_seconds.labels(model=name).set(0.0)
-        _log.info("serving.table", extra={"revision": state.revision, "models": sorted(self.table.models)})
-
-    def close(self) -> None:
-        """End the threads of batchers and the processes of native models; nothing is asked any more."""
-        for version in [v for m in self.table.models.values() for v in m.versions.values()]:
-            version.batcher.close()
-            if isinstance(version.engine, NativeEngine):
-                version.engine.close()
-
-    def settle(self) -> None:
-        """Put what is counted elsewhere, because that is cheaper there, into the metrics: before anybody reads them."""
-        self.usage.flush()
-        self.meters.count()
-        self.plane.count()
-        self.gpus.observe(self.metrics)
-        for reason, lost in self.spool.stats().lost.items():
-            child = self.metrics.events_lost_total.labels(reason=reason)
-            child.inc(max(0.0, lost - child._value.get()))
-
-    def check(self, request: Request, scope: str) -> Caller:
-        """The caller, if it may do `scope` on the model of the path."""
-        return self.allow(secret_of(request.headers), scope, request.path_params.get("model"))
-
-    def allow(self, secret: str, scope: str, model: str | None) -> Caller:
-        """The caller behind `secret`, if it may do `scope` on `model`."""
-        return self._keys.check(secret, scope, model) if self.settings.auth else self._keys.anybody
-
-    def predicts(self, headers: Mapping[bytes, bytes], model: str) -> Caller:
-        """The caller of a request with these raw headers, if it may predict with `model`: for the fast lane."""
-        given = headers.get(b"authorization", b"")
-        if self.settings.auth and given[:7].lower() == b"bearer ":
-            return self._keys.bearer(given, "predict", model)
-        return self.allow(headers.get(b"x-api-key", b"").decode("latin-1").strip(), "predict", model)
-
-    def counter(self, model: str, code: int) -> Counter:
-        """What refusals of the fast lane are counted in, with the labels that `count` would give them."""
-        return self.metrics.requests_total.labels(model=model, version="", arm="", protocol="perene", code=str(code))
-
-    def count(self, model: str, version: str, arm: str, code: int, protocol: str = "perene") -> None:
-        """Count an answer. `model` is a deployed one or empty: labels stay bounded."""
-        labels = {"model": model, "version": version, "arm": arm, "protocol": protocol, "code": str(code)}
-        self.metrics.requests_total.labels(**labels).inc()
 
 
 def create_app(
@@ -404,10 +286,6 @@ def _turned_away(service: Service, request: Request, error: PereneError) -> Resp
     response = _refusal(service, request, error, request_id, dialect)
     service.observer.tell(Seen(request_id, dialect.protocol, request.method), response.status_code, request.headers)
     return response
-
-
-def _count_away(metrics: ServeMetrics) -> None:
-    metrics.fallbacks_total.labels(model="", kind="limits").inc()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

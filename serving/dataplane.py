@@ -18,13 +18,13 @@ from monitoring.ids import uuid7s
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from registry.errors import ContractViolation, FieldError, PereneError
-from serving.cache import row_key
 from serving.decode import Batch, Decoder, Rows
 from serving.engine import Answer
 from serving.explain import short
-from serving.fallbacks import Fallbacks
 from serving.labels import LabelItem, check_at, check_label
-from serving.models import Model, Version
+from serving.loaded.cache import row_key
+from serving.loaded.fallbacks import Fallbacks
+from serving.loaded.models import Model, Version
 from serving.routing import Choice, choose
 
 _log = logging.getLogger("perene.serving")
@@ -137,9 +137,7 @@ class DataPlane:
         if at is not None:
             check_at(at, self._clock())
 
-    async def _run(
-        self, model: Model, choice: Choice, read: Read, batch: Batch, pinned: Version | None
-    ) -> _Ran:
+    async def _run(self, model: Model, choice: Choice, read: Read, batch: Batch, pinned: Version | None) -> _Ran:
         if pinned is not None:
             return await _ran(pinned, "pinned", batch)
         if choice.arm == "candidate":

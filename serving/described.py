@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from serving.body import JSON
 from serving.dialects.dialect import KSERVE, MLFLOW, OIP, PERENE, of_path
-from serving.refused import PROBLEM
+from serving.wire.body import JSON
+from serving.wire.refused import PROBLEM
 
 STATUSES: Final = {
     "400": "Not JSON, or not the JSON of this route; or not HTTP, or of no host or several.",

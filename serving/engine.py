@@ -14,11 +14,11 @@ import numpy.typing as npt
 from registry.contract import Contract, Output
 from registry.errors import BundleCorrupt, ConfigInvalid
 from registry.onnx_session import CPU, available_providers, nodes_by_provider, open_session
+from serving.devices.providers import CUDA, TENSORRT, Device, attempts, preload
+from serving.devices.shapes import Bound, Bucketed, Run, Tensors, can_bind
+from serving.devices.spare import WithSpare
 from serving.errors import InferenceFailed, OutputNotFinite
-from serving.providers import CUDA, TENSORRT, Device, attempts, preload
 from serving.settings import GpuSettings
-from serving.shapes import Bound, Bucketed, Run, Tensors, can_bind
-from serving.spare import WithSpare
 
 _log = logging.getLogger("perene.serving")
 Array = npt.NDArray[Any]

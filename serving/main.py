@@ -20,10 +20,10 @@ from registry.errors import ConfigInvalid, PereneError
 from registry.line_writer import LineWriter
 from registry.private import LEDGER, TRACKING, addresses, taken
 from registry.supervisor import Program, Supervisor
-from serving.guard import is_loopback
-from serving.ports import held
+from serving.access.guard import is_loopback
+from serving.fleet.ports import held
+from serving.observed.tracing import require_tracing
 from serving.settings import ServingSettings
-from serving.tracing import require_tracing
 
 
 def serve(
@@ -58,10 +58,10 @@ def serve(
         helpers.start()
         try:
             if settings.workers > 1:
-                from serving.workers import supervise
+                from serving.fleet.workers import supervise
 
                 return supervise(settings, home)
-            from serving.process import answer
+            from serving.fleet.process import answer
 
             answer(settings, home, log=log)
             return 0
@@ -150,7 +150,7 @@ def main() -> int:
         over = {name: getattr(given, name) for name in ("port", "workers") if getattr(given, name) is not None}
         settings = ServingSettings.model_validate({**settings.model_dump(), **over})
         if given.channel is not None:
-            from serving.process import answer
+            from serving.fleet.process import answer
 
             answer(settings, given.home, log=log, channel=_inherited(given.channel))
             return 0

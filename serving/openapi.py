@@ -6,11 +6,11 @@ import re
 from typing import Any, Final
 
 from registry.contract import EXACT_INT, Contract
-from serving.body import JSON
 from serving.described import STATUSES, described, headers, parameters, problem_schema
 from serving.dialects import documented
 from serving.errors import MAX_FIELD_ERRORS
-from serving.models import Table
+from serving.loaded.models import Table
+from serving.wire.body import JSON
 
 _BEYOND_FLOAT32: Final = (2 - 2**-24) * 2.0**127
 """The least number that is rounded to infinity."""

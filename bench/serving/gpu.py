@@ -21,11 +21,11 @@ from bench.serving.machine import facts, save
 from registry.contract import Column, Contract, Output
 from registry.errors import ConfigInvalid
 from registry.onnx_session import available_providers, open_session
+from serving.devices.gpus import Gpus
+from serving.devices.providers import attempts
+from serving.devices.threads import usable_threads
 from serving.engine import Engine, require_device
-from serving.gpus import Gpus
-from serving.providers import attempts
 from serving.settings import GpuSettings
-from serving.threads import usable_threads
 
 WIDTH = 512
 BATCHES = (1, 8, 64, 256, 1_000, 10_000)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.auth import Caller
+from serving.access.auth import Caller
 from serving.dialects import kserve, mlflow, oip
 from serving.dialects.dialect import Dialect
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.service import Service
 
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 

@@ -20,7 +20,7 @@ from serving.dialects.dialect import about
 from serving.dialects.tabular import Array, Cells, check_count, check_names, read_table
 from serving.errors import Malformed, TooLarge
 from serving.explain import short
-from serving.wording import body_of
+from serving.wire.wording import body_of
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
 PARQUET: Final = "application/vnd.apache.parquet"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from registry.contract import Contract
 from serving.dialects import columns, mlflow
 from serving.dialects.tensors import TYPES, input_types
-from serving.models import Model, Table
+from serving.loaded.models import Model, Table
 
 ERRORS: Final = {
     "ErrorText": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]},

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from registry import __version__
 from registry.errors import ConfigInvalid, ModelUnknown, PereneError
+from serving.access.auth import ANYBODY, Caller, secret_of
 from serving.answering import INLINE_BYTES, charged, find, request_id_of
-from serving.auth import ANYBODY, Caller, secret_of
 from serving.dataplane import Read, Who
 from serving.decode import Batch, Decoder
 from serving.dialects.dialect import about, sentence
@@ -28,10 +28,10 @@ from serving.dialects.proto import messages
 from serving.dialects.tabular import read_table
 from serving.dialects.tensors import cells_of, check_outputs, outputs_of
 from serving.errors import InferenceFailed, Limited, Overloaded, status_of
-from serving.seen import Seen
+from serving.observed.seen import Seen
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.service import Service
 
 PROTOCOL: Final = "grpc"
 DRAIN_S: Final = 8.0

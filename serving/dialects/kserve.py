@@ -11,18 +11,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from registry.errors import ContractViolation, FieldError
+from serving.access.auth import Caller
 from serving.answering import Asked, Reply, find, prediction
-from serving.auth import Caller
-from serving.body import JSON
 from serving.dataplane import Predicted
 from serving.decode import Batch, Decoder
 from serving.dialects.dialect import KSERVE, about
 from serving.dialects.json_rows import parse, read_columns, read_rows
 from serving.errors import Malformed
+from serving.wire.body import JSON
 
 if TYPE_CHECKING:
-    from serving.app import Service
     from serving.dialects import Add, Handler
+    from serving.service import Service
 
 _FORMS = ("instances", "inputs")
 

@@ -11,9 +11,8 @@ from starlette.responses import Response
 
 from registry import __version__
 from registry.errors import ContractViolation, FieldError
+from serving.access.auth import Caller
 from serving.answering import Asked, Reply, prediction
-from serving.auth import Caller
-from serving.body import JSON
 from serving.dataplane import Predicted
 from serving.decode import Batch, Decoder
 from serving.dialects import columns
@@ -24,10 +23,11 @@ from serving.dialects.kserve import answer
 from serving.dialects.tabular import check_count
 from serving.dialects.tensors import check_inputs
 from serving.errors import Malformed
+from serving.wire.body import JSON
 
 if TYPE_CHECKING:
-    from serving.app import Service
     from serving.dialects import Add, Handler
+    from serving.service import Service
 
 CSV = "text/csv"
 TEXT = "text/plain"

@@ -11,20 +11,20 @@ from starlette.responses import Response
 
 from registry import __version__
 from registry.errors import NotAllowed
+from serving.access.auth import Caller
 from serving.answering import Asked, Reply, find, prediction
-from serving.auth import Caller
-from serving.body import JSON
 from serving.dataplane import Predicted
 from serving.decode import Batch, Decoder
 from serving.dialects.dialect import OIP, about
 from serving.dialects.oip_body import read_infer, write_infer
 from serving.dialects.tabular import read_table
 from serving.dialects.tensors import cells_of, check_outputs, input_types, output_types, outputs_of
-from serving.models import Model, Table, Version
+from serving.loaded.models import Model, Table, Version
+from serving.wire.body import JSON
 
 if TYPE_CHECKING:
-    from serving.app import Service
     from serving.dialects import Add, Handler
+    from serving.service import Service
 
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository")
 # tritonclient names no media type when the body is JSON alone, nor when bytes follow it

@@ -286,7 +286,9 @@ def test_a_client_keeps_to_its_key_s_rate(tmp_path: Path, toy_bundle: Path) -> N
 
     async def ask(url: str, retries: int) -> list[Any]:
         async with perene.AsyncClient(url, key, retries=retries) as client:
-            return await asyncio.gather(*(client.predict("toy", ROW) for _ in range(25)), return_exceptions=True)
+            asked = (client.predict("toy", ROW) for _ in range(25))
+            found: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+            return found
 
     with Server(cache.folder.parent, key, limits={"requests_per_second": 10.0}) as server:
         server.ready()

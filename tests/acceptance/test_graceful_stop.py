@@ -96,7 +96,7 @@ class Load:
 STOPS_AS_UVICORN = """
 import sys
 import uvicorn
-from serving import drain
+from serving.fleet import drain
 drain.DrainingServer.shutdown = uvicorn.Server.shutdown
 from serving.main import main
 sys.exit(main())

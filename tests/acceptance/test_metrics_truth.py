@@ -161,7 +161,7 @@ from pathlib import Path
 if "--channel" in sys.argv:
     from prometheus_client import generate_latest
     from registry.child import die_with_parent
-    from serving import numbers
+    from serving.fleet import numbers
     import os
     die_with_parent(os.getppid())
 

@@ -176,7 +176,7 @@ SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 import httpx
-import serving.main, serving.process, serving.workers
+import serving.main, serving.fleet.process, serving.fleet.workers
 from prometheus_client import CollectorRegistry
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool

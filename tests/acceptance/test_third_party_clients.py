@@ -181,6 +181,6 @@ def test_a_port_of_grpc_that_is_taken(cache: Cache) -> None:
 
 def test_grpc_is_imported_only_by_a_server_that_is_asked_for_it(cache: Cache) -> None:
     """It costs memory and time: without the setting no part of it is loaded."""
-    script = "import sys, serving.process; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    script = "import sys, serving.fleet.process; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"grpc", "google", "pyarrow"} & set(done.stdout.split()) == set()

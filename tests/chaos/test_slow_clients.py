@@ -23,9 +23,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from serving.app import create_app
-from serving.bounded import Bounds
-from serving.lane import protocol_of
 from serving.settings import ServingSettings
+from serving.wire.bounded import Bounds
+from serving.wire.lane import protocol_of
 from tests.integration.serving_toy import ROW, Cache, offset_bundle
 
 FULL = os.environ.get("PERENE_CHAOS") == "full"

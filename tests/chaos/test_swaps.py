@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import psutil
 import pytest
@@ -56,7 +57,7 @@ class Load:
                 await asyncio.sleep(generator.expovariate(RATE / CLIENTS))
                 row = {**ROW, "hour": generator.randrange(24)}
                 status, body = await self._ask(reader, writer, json.dumps({"rows": [row]}).encode())
-                version = body.get("version", 0)
+                version = int(body.get("version", 0))
                 if status != 200 or body["predictions"] != [answer(100 * version, row)]:
                     self.wrong.append((status, body))
                 self.seen[version] += 1
@@ -66,9 +67,7 @@ class Load:
         finally:
             writer.close()
 
-    async def _ask(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
-    ) -> tuple[int, dict[str, object]]:
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, Any]:
         head = (
             f"POST /models/toy/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self._server.key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -120,7 +119,7 @@ def test_hot_swaps_fail_no_request(cache: Cache) -> None:
 
 RELOADS_IN_PLACE = """
 import sys, time
-import serving.models as models
+import serving.loaded.models as models
 
 build = models.Loader.build
 

@@ -1,4 +1,4 @@
-"""A worker of `serving.workers.Fleet` with nothing but its channel: it answers for a while, then the first one hangs.
+"""A worker of the fleet with nothing but its channel: it answers for a while, then the first one hangs.
 
 `python -m tests.integration.hanging_worker FLAG --channel N`; the file FLAG tells that one has hung before.
 """
@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from serving.aggregate import Family, Sample, Snapshot
-from serving.exchange import Peer
+from serving.fleet.aggregate import Family, Sample, Snapshot
+from serving.fleet.exchange import Peer
 
 
 async def main(flag: Path, channel: socket.socket) -> None:

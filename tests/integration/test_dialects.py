@@ -336,8 +336,8 @@ def test_every_example_of_the_document_is_answered(every: tuple[Cache, str]) -> 
                         answered += 1
                     reply = await served.client.request(method, path, json={})
                     assert str(reply.status_code) in operation["responses"], (method, path)
-            # Perene's own, the second protocol and KServe's, each with a version beside, the last with a label too; and the
-            # default model without its name
+            # Perene's own, the second protocol and KServe's, each with a version beside, the last with a label too; and
+            # the default model without its name
             assert answered == len(CONTRACTS) * (2 + 2 + 3) + 1
 
     run(scenario)

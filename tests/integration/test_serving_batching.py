@@ -17,12 +17,12 @@ from prometheus_client import CollectorRegistry
 from monitoring.metrics import ServeMetrics
 from registry.bundle import read_bundle
 from registry.errors import ContractViolation
-from serving.admission import Admission, Cost, Turn
-from serving.batching import Batcher
 from serving.decode import Decoder
 from serving.engine import Answer, Engine
 from serving.errors import InferenceFailed, Overloaded
-from serving.runner import Counts, Outcome, Row, Runner
+from serving.queues.admission import Admission, Cost, Turn
+from serving.queues.batching import Batcher
+from serving.queues.runner import Counts, Outcome, Row, Runner
 from serving.settings import QueueSettings
 from tests.integration.serving_app import metrics, run
 from tests.integration.serving_toy import ROW, Cache, one_row_bundle, serving

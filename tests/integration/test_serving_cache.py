@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from monitoring.events import PredictionEvent
 from monitoring.metrics import ServeMetrics
 from registry.bundle import read_bundle
-from serving.cache import AnswerCache, row_key
 from serving.decode import Decoder
 from serving.engine import Answer
+from serving.loaded.cache import AnswerCache, row_key
 from tests.integration.serving_app import SCOPES, metrics, refused, run
 from tests.integration.serving_toy import ROW, Cache, Served, answer, pole_bundle, serving, stored_events
 
@@ -95,7 +95,7 @@ def test_control_a_cache_that_versions_share_is_caught(
     cache, key = deployed
     cache.deploy(1, 2, "ab", 0.5)
     one = AnswerCache(10, ServeMetrics(CollectorRegistry()).response_cache_total, "toy")
-    monkeypatch.setattr("serving.models.AnswerCache", lambda *_: one)
+    monkeypatch.setattr("serving.loaded.models.AnswerCache", lambda *_: one)
 
     async def scenario() -> None:
         async with serving(cache, key, cache_rows=10) as served:

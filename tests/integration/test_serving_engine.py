@@ -24,12 +24,12 @@ from registry.bundle import read_bundle
 from registry.contract import Column, Contract, Output
 from registry.errors import BundleCorrupt, ConfigInvalid
 from registry.onnx_session import CPU, available_providers, nodes_by_provider, open_session
+from serving.devices.providers import CUDA, attempts
+from serving.devices.shapes import Array, Bound, Bucketed, Tensors, can_bind, parts
+from serving.devices.spare import WithSpare
 from serving.engine import _IDENTITY, Engine, require_device
 from serving.errors import InferenceFailed
-from serving.providers import CUDA, attempts
 from serving.settings import GpuSettings
-from serving.shapes import Array, Bound, Bucketed, Tensors, can_bind, parts
-from serving.spare import WithSpare
 
 CONTRACT = Contract("toy", (Column("a", "float", example=1.0),), Output("regression"))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from registry.onnx_session import available_providers
-from serving.providers import CUDA
+from serving.devices.providers import CUDA
 from serving.state import Failure
 from tests.integration.serving_app import SCOPES, metrics, run
 from tests.integration.serving_toy import ROW, Cache, Served, one_row_bundle, serving

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serving import answers
-from serving.answers import Answer, Answers, Busy, Conflict
+from serving.access import answers
+from serving.access.answers import Answer, Answers, Busy, Conflict
 from tests.integration.serving_app import SCOPES, metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving, stored_events
 from tests.integration.test_serving_lanes import BODY, lanes, request, send
@@ -24,7 +24,7 @@ from tests.integration.test_serving_lanes import BODY, lanes, request, send
 KEEPS = """
 import sys, time
 from pathlib import Path
-from serving.answers import Answers
+from serving.access.answers import Answers
 print(Answers(Path(sys.argv[1])).begin("c", "k", b"d", float(sys.argv[2])), flush=True)
 time.sleep(60)
 """
@@ -146,7 +146,7 @@ def test_repeats_that_overlap_are_answered_once(deployed: Cache) -> None:
 
 def test_a_first_one_that_takes_long_is_said_to_be_under_way(deployed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """409 with Retry-After, after a short wait."""
-    from serving import idempotency
+    from serving.access import idempotency
 
     monkeypatch.setattr(idempotency, "WAIT_S", 0.05)
     deployed.deploy(1)

@@ -21,9 +21,9 @@ from monitoring.events import PredictionEvent
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from serving.app import create_app
-from serving.bounded import BoundedProtocol, Bounds, Watch
-from serving.lane import protocol_of
 from serving.settings import ServingSettings
+from serving.wire.bounded import BoundedProtocol, Bounds, Watch
+from serving.wire.lane import protocol_of
 from tests.integration.serving_toy import ANY_HOST, PATIENT, ROW, Cache, stored_events
 
 BODY = json.dumps({"rows": [ROW]}).encode()

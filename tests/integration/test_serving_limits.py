@@ -20,10 +20,10 @@ import pytest
 from grpc import StatusCode
 
 from registry.keys import KeyLimits
-from serving.auth import ANYBODY, Keys
-from serving.counts import Counts
+from serving.access.auth import ANYBODY, Keys
+from serving.access.counts import Counts
+from serving.access.limits import Limits
 from serving.errors import Limited
-from serving.limits import Limits
 from serving.settings import LimitSettings
 from tests.integration.dialect_models import CONTRACTS, rows_of
 from tests.integration.serving_app import SCOPES, bearer, metrics, run

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from registry.errors import ConfigInvalid
-from serving.ports import addresses, held, holder_of, listeners
+from serving.fleet.ports import addresses, held, holder_of, listeners
 from serving.settings import ServingSettings
 
 

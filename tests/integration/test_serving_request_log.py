@@ -19,11 +19,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from serving.app import create_app
-from serving.lane import protocol_of
-from serving.request_log import RequestLog
-from serving.seen import Observer
+from serving.observed.request_log import RequestLog
+from serving.observed.seen import Observer
+from serving.observed.tracing import Tracing
 from serving.settings import ServingSettings, WebSettings
-from serving.tracing import Tracing
+from serving.wire.lane import protocol_of
 from tests.integration.serving_app import metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving
 from tests.integration.test_serving_lanes import request, rows, send, server
@@ -235,7 +235,7 @@ def test_lenient_and_strict_bodies_share_the_fast_lane(deployed: Cache, monkeypa
 def test_the_log_can_be_switched_off(deployed: Cache) -> None:
     """`request_log = false`: nothing is noted, everything is answered."""
     from registry.line_writer import LineWriter
-    from serving.seen import observer_of
+    from serving.observed.seen import observer_of
 
     reading, writing = os.pipe()
     writer = LineWriter(writing, lost=lambda count: b"")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from monitoring.events import PredictionEvent
-from serving.models import Loader, Model
+from serving.loaded.models import Loader, Model
 from serving.native import NativeEngine
 from tests.integration.native_models import moody_bundle
 from tests.integration.serving_app import SCOPES, body_of_rows, metrics, refused, run
@@ -186,7 +186,7 @@ def test_a_model_that_does_not_load_is_refused_and_tried_again_later(
 ) -> None:
     """503 with a reason in `/readyz?verbose`; the others answer; tries are not made faster than callers ask."""
     cache, key = three
-    monkeypatch.setattr("serving.residents.AGAIN_S", 0.3)
+    monkeypatch.setattr("serving.loaded.residents.AGAIN_S", 0.3)
 
     async def scenario() -> None:
         async with serving(cache, key, max_models=2) as served:

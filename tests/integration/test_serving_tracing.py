@@ -20,9 +20,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from serving.lane import protocol_of
-from serving.request_log import RequestLog
-from serving.tracing import Tracing
+from serving.observed.request_log import RequestLog
+from serving.observed.tracing import Tracing
+from serving.wire.lane import protocol_of
 from tests.integration.dialect_models import CONTRACTS, rows_of
 from tests.integration.serving_toy import Cache
 from tests.integration.test_dialects_grpc import Client, infer_request

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from registry.supervisor import Program
-from serving.workers import Fleet
+from serving.fleet.workers import Fleet
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from serving import request_log
-from serving.request_log import Line, RequestLog, trace_id_of
+from serving.observed import request_log
+from serving.observed.request_log import Line, RequestLog, trace_id_of
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SECONDS = (0.001, 0.0005, 0.002, 0.00025, 0.004)

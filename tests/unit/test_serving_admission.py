@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from monitoring.metrics import ServeMetrics
-from serving.admission import USED, Admission, Cost, Turn
 from serving.errors import Overloaded
+from serving.queues.admission import USED, Admission, Cost, Turn
 from serving.settings import QueueSettings
 
 

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from monitoring.catalogue import SERVE
 from monitoring.metrics import ServeMetrics
-from serving.aggregate import Across, Family, Sample, Snapshot, Tally, counted, merge
-from serving.numbers import snapshot
+from serving.fleet.aggregate import Across, Family, Sample, Snapshot, Tally, counted, merge
+from serving.fleet.numbers import snapshot
 
 ACROSS: dict[str, Across] = {"depth": "sum", "lag": "max"}
 _values = st.floats(0, 1e6, allow_nan=False)

@@ -7,8 +7,8 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from serving.aggregate import Family, Sample, Snapshot
-from serving.exchange import Peer
+from serving.fleet.aggregate import Family, Sample, Snapshot
+from serving.fleet.exchange import Peer
 
 
 def numbers(value: float) -> Snapshot:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.gcra import Rate, Verdict, ask, left, settled
+from serving.access.gcra import Rate, Verdict, ask, left, settled
 
 rates = st.floats(0.05, 1e5).map(Rate)
 arrivals = st.lists(st.tuples(st.floats(0, 10), st.integers(1, 20_000)), min_size=1, max_size=60)

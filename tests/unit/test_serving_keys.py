@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from registry.errors import NotAllowed
-from serving import auth
-from serving.auth import Keys
+from serving.access import auth
+from serving.access.auth import Keys
+from serving.access.limits import Limits
 from serving.errors import Unauthenticated
-from serving.limits import Limits
 from serving.settings import LimitSettings
 from serving.state import Key
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from monitoring.metrics import ServeMetrics
-from serving.meters import NOTES, Meters
+from serving.observed.meters import NOTES, Meters
 
 
 @pytest.mark.parametrize("answers", [0, 1, NOTES - 1, NOTES, 3 * NOTES + 7])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registry.onnx_session import CPU
-from serving.providers import CUDA, TENSORRT, Device, attempts, preload
+from serving.devices.providers import CUDA, TENSORRT, Device, attempts, preload
 from serving.settings import GpuSettings
 
 EVERYTHING = [TENSORRT, CUDA, CPU]

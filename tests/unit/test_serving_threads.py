@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from serving.threads import cpu_quota, threads_of, usable_threads
+from serving.devices.threads import cpu_quota, threads_of, usable_threads
 
 V2 = "/sys/fs/cgroup"
 V1 = "/sys/fs/cgroup/cpu,cpuacct"

@@ -20,22 +20,22 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from monitoring.ids import uuid7s
 from registry.errors import PereneError
+from serving.access.visit import Visit
 from serving.answering import INLINE_BYTES, request_id_of
-from serving.bounded import BoundedProtocol, Bounds, Watch
 from serving.dataplane import Predicted, Record
 from serving.engine import Answer
 from serving.errors import Limited, Overloaded
-from serving.fast_cycle import FastCycle, Way, way_of
-from serving.refused import PROBLEM, Forms
-from serving.request_log import Line
-from serving.seen import Seen
-from serving.visit import Visit
-from serving.wording import body_of, head_of, line_of
+from serving.observed.request_log import Line
+from serving.observed.seen import Seen
+from serving.wire.bounded import BoundedProtocol, Bounds, Watch
+from serving.wire.fast_cycle import FastCycle, Way, way_of
+from serving.wire.refused import PROBLEM, Forms
+from serving.wire.wording import body_of, head_of, line_of
 
 if TYPE_CHECKING:
-    from serving.app import Service
     from serving.decode import Rows
-    from serving.models import Model, Version
+    from serving.loaded.models import Model, Version
+    from serving.service import Service
 
 _SPECIAL: Final = frozenset(
     {

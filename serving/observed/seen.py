@@ -9,9 +9,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from registry.line_writer import LineWriter
-from serving.request_log import Line, RequestLog
+from serving.observed.request_log import Line, RequestLog
+from serving.observed.tracing import Ended, Tracing
 from serving.settings import ServingSettings
-from serving.tracing import Ended, Tracing
 
 if TYPE_CHECKING:
     from serving.dataplane import Predicted

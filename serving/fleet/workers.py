@@ -20,8 +20,8 @@ from typing import Final
 from monitoring.catalogue import SERVE, WORKER_RESTARTS
 from registry.private import write_private
 from registry.supervisor import Program, Supervisor
-from serving.aggregate import Family, Sample, Snapshot, Tally
-from serving.exchange import Peer
+from serving.fleet.aggregate import Family, Sample, Snapshot, Tally
+from serving.fleet.exchange import Peer
 from serving.settings import ServingSettings
 
 POLL_S: Final = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from serving.shapes import Array, Run, Tensors
+from serving.devices.shapes import Array, Run, Tensors
 
 
 class WithSpare:

@@ -12,9 +12,9 @@ from time import perf_counter
 from typing import Final
 
 from registry.errors import PereneError
-from serving.admission import Admission
 from serving.errors import Overloaded
-from serving.runner import Item, Outcome, Runner, tell
+from serving.queues.admission import Admission
+from serving.queues.runner import Item, Outcome, Runner, tell
 
 SWITCH_S: Final = 5e-4
 """For `sys.setswitchinterval`: an engine's thread that has an answer waits so long for the interpreter while the loop

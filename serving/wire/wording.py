@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from serving.timing import server_timing
+from serving.observed.timing import server_timing
 
 if TYPE_CHECKING:
     from serving.dataplane import Predicted

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from registry.keys import KeyLimits
-from serving.counts import Counts, Used
+from serving.access.counts import Counts, Used
+from serving.access.gcra import Rate, ask, left, settled
 from serving.errors import Limited
-from serving.gcra import Rate, ask, left, settled
 from serving.settings import LimitSettings
 
 if TYPE_CHECKING:
-    from serving.auth import Caller
-    from serving.limits_redis import RedisCounts
+    from serving.access.auth import Caller
+    from serving.access.limits_redis import RedisCounts
 
 DAY_S: Final = 86_400
 SWEEP_S: Final = 5.0
@@ -280,7 +280,7 @@ class Limits:
 
     def _shared(self) -> RedisCounts | None:
         if self._redis is None and self._settings.redis:
-            from serving.limits_redis import RedisCounts
+            from serving.access.limits_redis import RedisCounts
 
             self._redis = RedisCounts(self._settings.redis)
         return self._redis

@@ -20,7 +20,7 @@ from registry.errors import ConfigInvalid
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from serving.seen import Seen
+    from serving.observed.seen import Seen
 
 HEADERS: Final = ("traceparent", "tracestate")
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
@@ -63,7 +63,7 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        from serving.span_sender import SpanSender
+        from serving.observed.span_sender import SpanSender
 
         # what is lost we count ourselves; the library would say so for each batch
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)

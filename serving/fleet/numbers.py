@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
 from registry.errors import StoreUnavailable
-from serving.aggregate import Family, Sample, Snapshot
-from serving.exchange import Peer
+from serving.fleet.aggregate import Family, Sample, Snapshot
+from serving.fleet.exchange import Peer
 
 PARENT_S = 5.0
 """The parent asks all workers and waits half a second for one that does not answer."""

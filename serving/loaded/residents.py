@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from registry.errors import PereneError
 from serving.errors import NotReady
-from serving.models import Loader, Model, Table, Version
+from serving.loaded.models import Loader, Model, Table, Version
 from serving.state import Failure
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.service import Service
 
 AGAIN_S: Final = 5.0
 """Time for which a model that did not load is not tried again: each try costs a load."""

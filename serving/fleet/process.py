@@ -14,13 +14,13 @@ from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from registry.line_writer import LineWriter
 from serving.app import create_app
-from serving.drain import DrainingServer, config_of
 from serving.engine import require_device
-from serving.engine_queue import SWITCH_S
-from serving.lane import protocol_of
-from serving.ports import listeners
-from serving.seen import observer_of
+from serving.fleet.drain import DrainingServer, config_of
+from serving.fleet.ports import listeners
+from serving.observed.seen import observer_of
+from serving.queues.engine_queue import SWITCH_S
 from serving.settings import ServingSettings
+from serving.wire.lane import protocol_of
 
 
 def answer(

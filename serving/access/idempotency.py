@@ -12,18 +12,20 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
 from registry.errors import StoreUnavailable
-from serving.answers import Answer, Answers, Busy, Conflict
-from serving.auth import Caller
-from serving.body import read_body
+from serving.access.answers import Answer, Answers, Busy, Conflict
+from serving.access.auth import Caller
 from serving.errors import IdempotencyConflict, Malformed
+from serving.wire.body import read_body
 
 WAIT_S: Final = 2.0
 _LOOK_S: Final = 0.02
@@ -34,6 +36,8 @@ _TELLING: Final = (
 """Headers that change what is answered: another one makes it another request."""
 _log = logging.getLogger("perene.serving")
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
 
 
@@ -45,6 +49,8 @@ class Idempotency:
         self._most_body = most_body
         self._clock = clock
         self._answers: Answers | None = None
+        # not one of the threads that read large bodies and load models: a file that is locked must hold up neither
+        self._thread = ThreadPoolExecutor(1, "idempotency")
 
     async def once(self, request: Request, caller: Caller, request_id: str, handler: Handler) -> Response:
         """The answer that was kept for this key, or that of `handler`, which is kept when it is a good one.
@@ -72,6 +78,7 @@ class Idempotency:
 
     def close(self) -> None:
         """Close the file."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
         if self._answers is not None:
             self._answers.close()
             self._answers = None
@@ -79,7 +86,7 @@ class Idempotency:
     async def _begin(self, caller: str, key: str, digest: bytes) -> Answer | None:
         until = time.monotonic() + WAIT_S
         while True:
-            found = await asyncio.to_thread(self._open().begin, caller, key, digest, self._clock())
+            found = await self._aside(self._open().begin, caller, key, digest, self._clock())
             if isinstance(found, Conflict):
                 raise IdempotencyConflict(
                     "this idempotency key came before, with another request",
@@ -100,9 +107,12 @@ class Idempotency:
 
     async def _end(self, caller: str, key: str, answer: Answer | None) -> None:
         try:
-            await asyncio.to_thread(self._open().end, caller, key, answer, self._clock())
+            await self._aside(self._open().end, caller, key, answer, self._clock())
         except StoreUnavailable:  # the answer is good; only a repeat of it will be answered anew
             _log.warning("serving.idempotency_not_kept")
+
+    async def _aside(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
 
     def _open(self) -> Answers:
         if self._answers is None:

@@ -9,8 +9,8 @@ from typing import Final
 
 from registry.errors import NotAllowed
 from registry.keys import KeyLimits, well_formed
+from serving.access.limits import Allowance, Limits
 from serving.errors import Unauthenticated
-from serving.limits import Allowance, Limits
 from serving.state import Key
 
 
@@ -82,7 +82,6 @@ class Keys:
         if model is not None:
             caller.may_use(model)
         return caller
-
 
     def bearer(self, header: bytes, scope: str, model: str) -> Caller:
         """As `check`, of a raw `Authorization: Bearer …`: one that was found good is known again without a digest.

@@ -17,22 +17,22 @@ from monitoring.spool import Spool
 from registry.bundle import Bundle, read_bundle
 from registry.contract import Contract
 from registry.errors import BundleCorrupt, ModelUnknown, PereneError, VersionUnknown
-from serving.absent import Absent
-from serving.admission import Cost
-from serving.batching import Batcher, Batchers
-from serving.cache import AnswerCache
 from serving.decode import Decoder
+from serving.devices.gpus import Gpus
+from serving.devices.heap import allocated_bytes
+from serving.devices.providers import CUDA, TENSORRT
+from serving.devices.threads import usable_threads
 from serving.engine import Engine
 from serving.errors import InferenceFailed, NotReady
-from serving.fallbacks import Fallbacks
-from serving.gpus import Gpus
-from serving.heap import allocated_bytes
+from serving.loaded.absent import Absent
+from serving.loaded.cache import AnswerCache
+from serving.loaded.fallbacks import Fallbacks
 from serving.native import NativeEngine
-from serving.providers import CUDA, TENSORRT
+from serving.queues.admission import Cost
+from serving.queues.batching import Batcher, Batchers
 from serving.routing import Route
 from serving.settings import ServingSettings
 from serving.state import Failure, State, Stored
-from serving.threads import usable_threads
 
 _log = logging.getLogger("perene.serving")
 _NO_COST: Final = Cost(0.0, 0.0)

@@ -9,7 +9,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from serving.gcra import Rate
+from serving.access.gcra import Rate
 
 if TYPE_CHECKING:
     from limits.aio.strategies import SlidingWindowCounterRateLimiter

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from serving.devices.shapes import Tensors
 from serving.engine import Answer
 from serving.errors import NotReady
-from serving.shapes import Tensors
 
 
 class Absent:

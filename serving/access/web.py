@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import PereneError
-from serving.guard import Asking, Guard, allow
+from serving.access.guard import Asking, Guard, allow
 
 Refuse = Callable[[Request, PereneError], Response]
 """Words a refusal in the dialect of the request's path."""

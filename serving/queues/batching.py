@@ -12,13 +12,13 @@ from typing import Final
 
 from monitoring.metrics import ServeMetrics
 from registry.errors import PereneError
-from serving.admission import LIGHT_PATIENCE, Admission, Cost, Turn
 from serving.decode import Decoder
 from serving.engine import Answer
-from serving.engine_queue import EngineQueue
 from serving.errors import Overloaded
 from serving.native import NativeEngine
-from serving.runner import Counts, Done, Item, Outcome, Row, Runner, Runs, Tensors, tell
+from serving.queues.admission import LIGHT_PATIENCE, Admission, Cost, Turn
+from serving.queues.engine_queue import EngineQueue
+from serving.queues.runner import Counts, Done, Item, Outcome, Row, Runner, Runs, Tensors, tell
 from serving.settings import ServingSettings
 
 LIGHT_S: Final = 1e-3

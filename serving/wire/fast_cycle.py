@@ -14,7 +14,7 @@ from serving.routing import choose
 
 if TYPE_CHECKING:
     from serving.decode import Rows
-    from serving.models import Model, Version
+    from serving.loaded.models import Model, Version
 
 
 class _NoEvent:

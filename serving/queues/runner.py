@@ -17,10 +17,10 @@ from prometheus_client import Counter, Histogram
 
 from monitoring.metrics import ServeMetrics
 from registry.errors import PereneError
-from serving.admission import Cost
 from serving.decode import Decoder
 from serving.engine import Answer
 from serving.errors import InferenceFailed
+from serving.queues.admission import Cost
 
 _log = logging.getLogger("perene.serving")
 Row = tuple[Any, ...]

@@ -10,9 +10,9 @@ from typing import Final
 from prometheus_client import Counter
 
 from registry.errors import PereneError
-from serving.body import JSON
 from serving.dialects.dialect import Envelope
 from serving.errors import Limited, Overloaded, Unauthenticated, body_of, status_of
+from serving.wire.body import JSON
 
 PROBLEM: Final = "application/problem+json"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from serving.auth import Caller
-from serving.limits import Limits
+from serving.access.auth import Caller
+from serving.access.limits import Limits
 
 if TYPE_CHECKING:
-    from serving.lane import Reply
+    from serving.wire.lane import Reply
 
 
 class Visit:

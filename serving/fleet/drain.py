@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
 
-from serving.guard import HEADERS
-from serving.lane import FastProtocol
+from serving.access.guard import HEADERS
+from serving.wire.lane import FastProtocol
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.service import Service
 
 ARRIVING_S: Final = 0.1
 """Connections whose handshake has begun get as long to end it."""

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from serving.aggregate import Snapshot
+from serving.fleet.aggregate import Snapshot
 
 _LENGTH: Final = struct.Struct("!I")
 

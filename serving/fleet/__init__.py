@@ -1,0 +1,1 @@
+"""Several processes as one server: their port, their numbers, their end."""

@@ -1,0 +1,1 @@
+"""What waits for an engine, what goes together, and what is refused in time."""
