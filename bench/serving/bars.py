@@ -109,7 +109,6 @@ def _swaps(*path: str) -> Callable[[Results], float | None]:
     return _enough("swaps", "asked", 1_000, *path)
 
 
-_never = _at("not measured by any script")
 _rate = _of("perene", "many", "rate")
 
 BARS = (
@@ -126,7 +125,7 @@ BARS = (
         _ratio(_of("perene", "one", "p50_ms"), _of("echo", "one", "p50_ms")),
     ),
     Bar("P3", "server CPU a request at 64 connections", None, 40, " µs", _of("perene", "many", "cpu_us"), timed=False),
-    Bar("P3", "of which the add-ons", None, 12, " µs", _never),
+    Bar("P3", "of which the add-ons", None, 12, " µs", _at("addons", "addons_us"), "addons", timed=False),
     Bar(
         "P4",
         "heavy graph: rate to bare session.run at the batch reached",

@@ -16,7 +16,7 @@ _WARNING = (
     "**Disturbed run**: other work took the same cores (load average up to {:.1f}). Rates, latencies and their ratios "
     "are not to be relied on, least of all those to the quick limits; CPU a request is. To be measured again."
 )
-SCRIPTS = ("peers", "heavy", "bulk", "overload", "swaps", "workers")
+SCRIPTS = ("peers", "heavy", "bulk", "overload", "swaps", "workers", "addons")
 
 
 def bars(results: Mapping[str, Any]) -> list[str]:
