@@ -73,6 +73,8 @@ def rows() -> tuple[Row, ...]:
     bad = f'sum by (model) (rate({c.REQUESTS.name}{{{_MODEL},code=~"5.."}}[$__rate_interval]))'
     every = f"sum by (model) (rate({c.REQUESTS.name}{{{_MODEL}}}[$__rate_interval]))"
     states, stages = tuple(c.STATES.items()), tuple(c.STAGES.items())
+    hits = f'sum by (model) (rate({c.CACHE.name}{{{_MODEL},result="hit"}}[$__rate_interval]))'
+    looked = f"sum by (model) (rate({c.CACHE.name}{{{_MODEL}}}[$__rate_interval]))"
     return (
         Row("Traffic and errors", (
             Panel("Requests by model and arm", (_rate(c.REQUESTS, "model, arm"),), "reqps"),
@@ -80,7 +82,8 @@ def rows() -> tuple[Row, ...]:
             Panel("Faults by model", (Query(f"{bad} / {every}", "{{model}}"),), "percentunit"),
             Panel("Rows predicted", (_rate(c.ROWS, "model"),), "rowsps"),
             Panel("Failed candidates and refused bodies",
-                  (_rate(c.REJECTED, "reason", ""), _rate(c.VALIDATION_ERRORS, "kind", "")), "reqps"),
+                  (_rate(c.REJECTED, "reason", 'reason=~".*_failed"'), _rate(c.VALIDATION_ERRORS, "kind", "")),
+                  "reqps"),
             Panel("In progress", (Query(f"sum({c.REQUESTS_IN_PROGRESS.name})", "requests"),)),
         )),
         Row("Latency", (
@@ -88,6 +91,25 @@ def rows() -> tuple[Row, ...]:
                   tuple(_quantile(c.REQUEST_DURATION, q, "model") for q in (0.5, 0.95, 0.99)), "s"),
             Panel("Stages", (_quantile(c.STAGE_DURATION, 0.95, "model, stage"),), "s"),
             Panel("Time behind the ledger", (_gauge(c.ALIAS_LAG, "{{model}}"),), "s"),
+        )),
+        Row("Capacity", (
+            Panel("Waiting for the engine",
+                  (Query(f"sum by (model) ({c.QUEUE_DEPTH.name}{{{_MODEL}}})", "{{model}}"),)),
+            Panel("Refused requests", (_rate(c.REJECTED, "reason", 'reason!~".*_failed"'),), "reqps",
+                  text="queue_full and deadline: more than can be answered in time. The others: limits of keys."),
+            Panel("Rows of one run", tuple(_quantile(c.BATCH_ROWS, q, "model") for q in (0.5, 0.95))),
+            Panel("Workers and restarts",
+                  (Query(f"sum({c.WORKERS.name})", "workers"),
+                   Query(f"sum(increase({c.WORKER_RESTARTS.name}[$__rate_interval]))", "restarts"))),
+            Panel("Cold starts and fallbacks",
+                  (_grown(c.COLD_STARTS, "model"), _grown(c.FALLBACKS, "model, kind")), "short", "bargauge"),
+            Panel("Memory of graphs and GPUs",
+                  (Query(f"sum by (device) ({c.SESSION_MEMORY.name})", "graphs on {{device}}"),
+                   Query(f"sum by (gpu) ({c.GPU_MEMORY.name})", "GPU {{gpu}}")), "bytes"),
+            Panel("Answers from the cache", (Query(f"{hits} / {looked}", "{{model}}"),), "percentunit"),
+            Panel("Rows by key", (_rate(c.KEY_ROWS, "key", ""),), "rowsps"),
+            Panel("Cost by key", (_rate(c.COST, "key", ""),), "short",
+                  text="Seconds of reading, predicting and writing in each second."),
         )),
         Row("Events", (
             Panel("Events", (_rate(c.EVENTS, "kind", ""), _rate(c.FEEDBACK, "result", "")), "cps"),

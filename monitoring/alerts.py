@@ -21,6 +21,8 @@ RUNBOOKS = "docs/runbooks"
 SLO_ERROR_BUDGET = 0.001  # 99.9 % of requests are answered without a fault of ours
 SLO_MIN_REQUESTS = 100  # below this a single error would be a burn
 LATENCY_P95_S = 0.25
+OVERLOAD_RATIO = 0.01  # of requests refused because they could not be answered in time
+WORKER_RESTARTS = 2  # in an hour; one is an accident
 MONITOR_STALE_S = 900
 ALIAS_LAG_S = 120
 PERFORMANCE_EVALUE = 10_000  # the average run length, in labels, to a false alarm (monitoring.md, section 2)
@@ -79,6 +81,18 @@ def rules() -> tuple[Rule, ...]:
     champions = f"max by (model) ({c.CHAMPION_VERSION.name}) > 0"
     seen = f"max by (model) ({c.MONITOR_LAST_SUCCESS.name})"
     leaders = f"sum({c.SCHEDULER_IS_LEADER.name})"
+    late = f'{c.REJECTED.name}{{reason=~"queue_full|deadline"}}'
+    asked = f'{c.REQUESTS.name}{{arm!="shadow"}}'
+    overload = (
+        f"sum by (instance) (rate({late}[5m])) / sum by (instance) (rate({asked}[5m])) > {OVERLOAD_RATIO}"
+        f" and sum by (instance) (increase({asked}[5m])) > {SLO_MIN_REQUESTS}"
+    )
+    restarts = f"sum by (instance) (increase({c.WORKER_RESTARTS.name}[1h])) > {WORKER_RESTARTS}"
+    fell = "instance, model, kind"
+    other = _grown(f'{c.FALLBACKS.name}{{kind!="gpu"}}', fell, "15m")
+    # `auto` falls back on every machine without a GPU: that is news only where there is one
+    gpu = _grown(f'{c.FALLBACKS.name}{{kind="gpu"}}', fell, "15m")
+    fallback = f"{other} or (({gpu}) and on (instance) {c.GPU_MEMORY.name})"
     return (
         Rule("PereneNoHealthyChampion", "page",
              f'({champions}) unless on (model) {c.MODEL_LOADED.name}{{alias="champion"}} == 1', "2m",
@@ -94,6 +108,12 @@ def rules() -> tuple[Rule, ...]:
         Rule("PereneTwoLeaders", "page", f"{leaders} > 1", "1m", "{{ $value }} workers believe that they lead"),
         Rule("PereneLatencyHigh", "ticket", p95, "10m",
              "95 % of requests to {{ $labels.model }} take up to {{ $value | humanizeDuration }}"),
+        Rule("PereneOverloaded", "ticket", overload, "5m",
+             "{{ $value | humanizePercentage }} of requests are refused because they could not be answered in time"),
+        Rule("PereneWorkerRestarts", "ticket", restarts, "0m",
+             "Serve workers died and were started again more than twice in an hour"),
+        Rule("PereneFallback", "ticket", fallback, "0m",
+             "Less answers than was asked for ({{ $labels.kind }} {{ $labels.model }})"),
         Rule("PereneAliasLag", "ticket", f"max by (model) ({c.ALIAS_LAG.name}) > {ALIAS_LAG_S}", "1m",
              "{{ $labels.model }} has not followed the ledger for {{ $value | humanizeDuration }}"),
         Rule("PereneDataQualityBroken", "ticket", f"max by (model) ({c.DATA_QUALITY_STATE.name}) == {broken}", "0m",

@@ -27,7 +27,6 @@ app = typer.Typer(
 grafana_app = typer.Typer(no_args_is_help=True, help="Dashboards for Grafana.")
 app.add_typer(grafana_app, name="grafana")
 app.add_typer(keys_app, name="keys")
-add_to(app)
 add_version_commands(app)
 
 Url = Annotated[str, typer.Option(help="The server.", envvar="PERENE_URL")]
@@ -90,7 +89,9 @@ def demo(
 def serve(
     home: Home = None,
     config: Config = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that answer, else as set.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that answer; before [serving] workers.")
+    ] = None,
 ) -> None:
     """Run the server alone (public port 8000)."""
     from perene.up import exec_program, serve_program
@@ -300,6 +301,8 @@ def _label(text: str) -> Any:
         return text
     return value if isinstance(value, (int, float, bool, str)) else text
 
+
+add_to(app)  # after those above: `--help` lists commands in this order
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 P = ParamSpec("P")
-Home = Annotated[Path | None, typer.Option(help="Folder of the embedded stores; before PERENE__HOME.")]
+Home = Annotated[Path | None, typer.Option(help="Folder of the embedded stores; goes before PERENE__HOME.")]
 Config = Annotated[Path | None, typer.Option(help="Another file than ./perene.toml.", envvar="PERENE_CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 

@@ -36,7 +36,7 @@ class Story:
         new = [e for e in reversed(self.ledger.evidence(limit=50)) if e.id > self._evidence]
         for row in new:
             self._evidence = row.id
-            if row.kind != "finding" or self._worth_telling(row):
+            if row.kind in ("gates", "decision") or (row.kind == "finding" and self._worth_telling(row)):
                 yield Line(row.kind, row.model, describe(row))
 
     def _worth_telling(self, row: Evidence) -> bool:

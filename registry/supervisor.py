@@ -101,8 +101,8 @@ class Supervisor:
                 if process is not None and due[name] <= started[name]:
                     due[name] = now + backoff[name]
                     backoff[name] = min(MAX_BACKOFF_S, backoff[name] * 2)
-                    self.restarts[name] += 1
                     self.codes[name] = process.returncode
+                    self.restarts[name] += 1
                 if now >= due[name]:
                     self._processes[name] = self._spawn(program)
                     started[name] = now

@@ -23,7 +23,6 @@ STATUSES: Final = {
     "431": "The head of the request is too large.",
     "500": "The model failed, its answer is not a finite number, or nobody foresaw it.",
     "503": "Not ready, overloaded, or the disk refuses labels.",
-    "504": "The request waited longer than it may.",
 }
 _EVERYWHERE: Final = ("400", "403", "421", "431", "500")
 _KEYED: Final = ("401", "429")
@@ -111,7 +110,7 @@ def _operation(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     keyed = operation.get("security") != []
     predicts = bool(_PREDICTS.search(path))
     given = operation["responses"]
-    codes = {*given, *_EVERYWHERE, *(_KEYED if keyed else ()), *(("409", "503", "504") if predicts else ())}
+    codes = {*given, *_EVERYWHERE, *(_KEYED if keyed else ()), *(("409", "503") if predicts else ())}
     answered = {code: response for code, response in given.items() if code == "200" or "content" in response}
     responses = {
         code: _good(answered[code], path, predicts=predicts)

@@ -76,12 +76,6 @@ class Overloaded(PereneError):
     retry_after_s: float = 1.0
 
 
-class DeadlineExceeded(PereneError):
-    """The request waited longer than it may."""
-
-    code = "deadline_exceeded"
-
-
 class IdempotencyConflict(PereneError):
     """The idempotency key came before, with another request, or with one that is still being answered."""
 
@@ -122,7 +116,6 @@ _STATUS: Final[tuple[tuple[type[PereneError], int], ...]] = (
     (HeadersTooLarge, 431),
     (NotReady, 503),
     (Overloaded, 503),
-    (DeadlineExceeded, 504),
     (StoreUnavailable, 503),
     (BundleCorrupt, 500),
     (OutputNotFinite, 500),

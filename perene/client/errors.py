@@ -20,7 +20,6 @@ from registry.errors import (
     VersionUnknown,
 )
 from serving.errors import (
-    DeadlineExceeded,
     HostNotAllowed,
     IdempotencyConflict,
     InferenceFailed,
@@ -38,7 +37,6 @@ __all__ = [
     "BundleCorrupt",
     "ConfigInvalid",
     "ContractViolation",
-    "DeadlineExceeded",
     "FieldError",
     "HostNotAllowed",
     "IdempotencyConflict",

@@ -46,6 +46,7 @@ class Fleet:
         self._supervisor = Supervisor(workers, logs, link=self._link)
         self._tally = Tally({metric.name: metric.across for metric in SERVE})
         self._peers: dict[Peer, str] = {}
+        self._restarts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -79,6 +80,11 @@ class Fleet:
             if peer.silent_s() > self._hung_s and (pid := self._supervisor.pid(name)) is not None:
                 _log.error("serving.worker_hangs", extra={"worker": name, "seconds": round(peer.silent_s())})
                 os.kill(pid, signal.SIGKILL)
+        for name, restarts in self._supervisor.restarts.items():
+            if restarts > self._restarts.get(name, 0):
+                facts = {"worker": name, "code": self._supervisor.codes.get(name), "restarts": restarts}
+                _log.warning("serving.worker_ended", extra=facts)
+                self._restarts[name] = restarts
 
     def _link(self, name: str) -> socket.socket:
         """Called by the supervisor's thread each time that a worker starts."""

@@ -88,7 +88,7 @@ def test_python_in_the_documents_is_python_and_uses_public_names() -> None:
     for page in PAGES:
         for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL):
             compile(block, page.name, "exec")
-            seen |= set(re.findall(r"\bperene\.(\w+)", block))
+            seen |= set(re.findall(r"(?<!from )\bperene\.(\w+)", block))
     assert seen <= set(perene.__all__)
     assert {"log_model", "events"} <= seen
 

@@ -52,9 +52,12 @@ def test_a_panel_asks_only_for_metrics_and_labels_that_exist(panel: dict[str, An
 
 
 def test_every_room_of_the_loop_has_its_row() -> None:
-    """Traffic, latency, events, drift, quality, retraining, trial, ledger."""
+    """Traffic, latency, capacity, events, drift, quality, retraining, trial, ledger."""
     titles = [panel["title"] for panel in build()["panels"] if panel["type"] == "row"]
-    expected = ["Traffic and errors", "Latency", "Events", "Data and drift", "Quality", "Retraining", "Trial", "Ledger"]
+    expected = [
+        "Traffic and errors", "Latency", "Capacity", "Events", "Data and drift", "Quality", "Retraining", "Trial",
+        "Ledger",
+    ]  # fmt: skip
     assert expected == titles
 
 

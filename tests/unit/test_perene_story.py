@@ -27,6 +27,7 @@ def test_tells_each_happening_once(tmp_path: Path) -> None:
         {"gate": "quality", "verdict": "fail", "reason": "worse by 0.02"},
     ]
     ledger.record_evidence("toy", "gates", {"gates": gates})
+    ledger.record_evidence("toy", "registered", {"version": 2})
     assert [line.text for line in story.news()] == ["gates: quality: worse by 0.02", "retraining 1: done, concluded"]
     ledger.close()
 
