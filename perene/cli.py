@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from perene.registry_commands import add_to
 from perene.version_commands import add_to as add_version_commands
 from registry.errors import ConfigInvalid, NameInvalid, PereneError
 
+if TYPE_CHECKING:
+    from perene.client import Client
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
@@ -29,9 +32,8 @@ app.add_typer(grafana_app, name="grafana")
 app.add_typer(keys_app, name="keys")
 add_version_commands(app)
 
-Url = Annotated[str, typer.Option(help="The server.", envvar="PERENE_URL")]
+Url = Annotated[str, typer.Option(help="The server; by default the one on this machine's port.", envvar="PERENE_URL")]
 Key = Annotated[str, typer.Option(help="API key; by default this machine's own.", envvar="PERENE_KEY")]
-LOCAL_URL = "http://127.0.0.1:8000"
 
 
 def main() -> None:
@@ -200,35 +202,30 @@ def predict(
     name: str,
     rows: Annotated[str, typer.Argument(help="A row or list of rows as JSON, or - to read stdin.")],
     entity: Annotated[str | None, typer.Option(help="Whom the rows are about.")] = None,
-    url: Url = LOCAL_URL,
+    url: Url = "",
     key: Key = "",
     home: Home = None,
 ) -> None:
     """Ask the server for a prediction."""
-    from perene.client import Client
-
-    with Client(url, key or _own_key(home)) as client:
+    with _client(url, key, home) as client:
         emit(client.predict(name, _parse(rows), entity=entity), as_json=True)
 
 
 @app.command()
 @_examples("perene stub flight-time > flight_time.py")
-def stub(name: str, url: Url = LOCAL_URL, key: Key = "", home: Home = None) -> None:
+def stub(name: str, url: Url = "", key: Key = "", home: Home = None) -> None:
     """Write a deployed model's rows, answers and labels as Python types, for editors and type checkers."""
-    from perene.client import Client
     from perene.client.stub import module
 
-    with Client(url, key or _own_key(home)) as client:
+    with _client(url, key, home) as client:
         sys.stdout.write(module(client.model(name).contract))
 
 
 @app.command()
 @_examples("perene feedback flight-time 0198c0de-… 142.5")
-def feedback(name: str, prediction_id: str, label: str, url: Url = LOCAL_URL, key: Key = "", home: Home = None) -> None:
+def feedback(name: str, prediction_id: str, label: str, url: Url = "", key: Key = "", home: Home = None) -> None:
     """Tell the server what really happened after a prediction."""
-    from perene.client import Client
-
-    with Client(url, key or _own_key(home)) as client:
+    with _client(url, key, home) as client:
         emit(client.feedback(name, [{"prediction_id": prediction_id, "label": _label(label)}]), as_json=True)
 
 
@@ -281,10 +278,13 @@ def grafana_apply(
     emit(asdict(apply(url, token, prometheus_url=prometheus or PROMETHEUS_URL)), as_json=as_json)
 
 
-def _own_key(home: Path | None) -> str:
+def _client(url: str, key: str, home: Path | None) -> Client:
+    """A client of the server on this machine, with this machine's key, unless others are given."""
+    from perene.client import Client
     from perene.keyring import stored_key
 
-    return stored_key(_settings(home, None).home)
+    settings = _settings(home, None)
+    return Client(url or f"http://127.0.0.1:{settings.serving.port}", key or stored_key(settings.home))
 
 
 def _parse(text: str) -> Any:
