@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from registry import child
 GRACE_S = 12.0
 """A server drains for up to 10 s before it may be killed."""
 MAX_BACKOFF_S = 15.0
+_log = logging.getLogger("perene.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,13 @@ class Supervisor:
                     self.codes[name] = process.returncode
                     self.restarts[name] += 1
                 if now >= due[name]:
-                    self._processes[name] = self._spawn(program)
                     started[name] = now
+                    try:
+                        self._processes[name] = self._spawn(program)
+                    except OSError as error:  # no memory or descriptor left: with this thread every child would end
+                        _log.error("supervisor.cannot_start", extra={"program": name, "error": error.strerror})
+                        started[name], due[name] = 0.0, now + backoff[name]
+                        backoff[name] = min(MAX_BACKOFF_S, backoff[name] * 2)
             self._started.set()
             self._stopping.wait(0.1)
 

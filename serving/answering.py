@@ -122,15 +122,16 @@ def _by_header(
     Raises:
         NotAllowed: the caller may not read which versions there are.
         VersionUnknown: it is not served.
-        Malformed: the path names another one.
+        Malformed: the path, or the same header, names another one.
     """
-    wanted = request.headers.get("x-model-version")
-    if wanted is None:
+    wanted = set(request.headers.getlist("x-model-version"))
+    if not wanted:
         return pinned
     caller.may("read")
-    _, version = find(service, model.name, wanted)
-    if pinned not in (None, version):
-        raise Malformed("the path names another version", where="X-Model-Version", expected="one version, or none")
+    found = [find(service, model.name, version)[1] for version in wanted]
+    version = found[0]
+    if len(found) > 1 or pinned not in (None, version):
+        raise Malformed("several versions are named", where="X-Model-Version", expected="one version, or none")
     return version
 
 

@@ -165,7 +165,7 @@ class DataPlane:
                 own = _as_read_by(version, model.champion, read, batch)
                 outcome, _, _ = await version.batcher.answer(own.rows, own.tensors)
             except PereneError as error:
-                outcome = error
+                outcome = error.with_traceback(None)  # else it holds this frame and this frame holds it
             self._shadowed(version, _Served(batch.at, served, ids, began), outcome)
 
         return work

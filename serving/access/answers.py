@@ -97,7 +97,8 @@ class Answers:
             with self._changing() as database:
                 self._end(database, caller, key, answer, now)
         except StoreUnavailable:
-            self._ended.add((caller, key))
+            with self._lock:
+                self._ended.add((caller, key))
             raise
         finally:
             self._under_way.discard((caller, key))

@@ -180,15 +180,21 @@ class Limits:
             return
         self._has_room(caller)
         counts.count(allowance.slot, 1)
+        entered = False
         try:
             wait_s = await redis.take(caller.id, "requests", allowance.requests, 1) if allowance.requests else 0.0
+            entered = wait_s == 0.0
         except OSError:
-            counts.count(allowance.slot, -1)
+            away = True
+        else:
+            away = False
+        finally:
+            if not entered:  # also when nobody waits any more: a call over gRPC is cancelled here
+                counts.count(allowance.slot, -1)
+        if away:
             self._away()
             self.enter(caller)
-            return
-        if wait_s > 0:
-            counts.count(allowance.slot, -1)
+        elif not entered:
             raise limited("rate", "this key asks too often", wait_s)
 
     async def charge(self, caller: Caller, rows: int) -> None:

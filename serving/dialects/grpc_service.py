@@ -166,7 +166,7 @@ async def _answer(lane: _Lane, name: str, scope: str | None, method: Method, dat
             _count(service, named, 200)
         failed: PereneError | None = None
     except PereneError as error:
-        failed = error
+        failed = error.with_traceback(None)  # else it holds this frame, and what it was raised in, and this frame it
     except Exception:  # a defect of ours: gRPC would send its text to the caller
         _log.exception("serving.failed", extra={"request_id": request_id})
         failed = InferenceFailed("the server failed on this call")

@@ -76,9 +76,12 @@ class Residents:
         if model.resident:
             return model, pinned
         with self.using(model.name):
-            await self._loaded(model.name)
-        table = self._service.table
-        return table.get(model.name), table.version(model.name, pinned.version) if pinned else None
+            while True:  # a hand-over may have put it to sleep again before its turn came
+                await self._loaded(model.name)
+                model = self._service.table.get(model.name)
+                if model.resident:
+                    break
+        return model, self._service.table.version(model.name, pinned.version) if pinned else None
 
     async def _loaded(self, name: str) -> None:
         task = self._loading.get(name)
@@ -87,11 +90,16 @@ class Residents:
             if until > monotonic():
                 raise _not_loaded()
             task = self._loading[name] = asyncio.create_task(self._load(name))
-            task.add_done_callback(lambda _: self._loading.pop(name, None))
         # a caller that goes away takes only itself away
         await asyncio.shield(task)
 
     async def _load(self, name: str) -> None:
+        try:
+            await self._wake(name)
+        finally:  # not a turn of the loop later: who asks in between would wait for what has ended
+            del self._loading[name]
+
+    async def _wake(self, name: str) -> None:
         service = self._service
         async with self.swapping:
             model = service.table.get(name)

@@ -98,7 +98,10 @@ class Batcher:
         self._submit(Item(rows, tensors, done, future.cancelled, perf_counter()))
         outcome, queue_s, infer_s = await future
         if isinstance(outcome, PereneError):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome, future, done  # else it holds this frame and this frame holds it, and with it the engine
         return outcome, queue_s, infer_s
 
     def close(self) -> None:

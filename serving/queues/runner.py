@@ -114,7 +114,11 @@ class Runner:
         try:
             return self._timed(item.tensors or self._decoder.pack(item.rows), len(item.rows))
         except PereneError as error:
-            return error
+            # its frames hold whom it is told to: a circle, in which the engine would stay until garbage is looked for
+            return error.with_traceback(None)
+        except Exception:  # whoever waits must be told, whatever it was
+            _log.exception("serving.batch_failed")
+            return InferenceFailed("the model failed on this input")
 
     def _together(self, items: Sequence[Item]) -> list[Outcome]:
         whole = self._timed(self._packed(items), sum(len(item.rows) for item in items))

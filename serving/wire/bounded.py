@@ -87,7 +87,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._pieces = self._held = self._wire = self._unread = 0
         self._wrong: PereneError | None = None
         self._plain = b""
+        self._running: Any = None
         self.watch.over(self.connections)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody takes the answer that is under way; uvicorn tells only the request that came last."""
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+        self._running = None
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn does not where the connection was reset: its clock keeps it
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and look at what it amounts to."""

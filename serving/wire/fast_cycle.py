@@ -59,6 +59,18 @@ class FastCycle:
         return "/predict" if self.url == b"/predict" else "/models/{model}/predict"
 
 
+class _Answered:
+    """Takes the place of an answered request: a connection that is kept, idle, keeps neither its model nor its body."""
+
+    response_complete = True
+    more_body = False
+    message_event = _NOBODY
+    __slots__ = ()
+
+
+ANSWERED: Final = _Answered()
+
+
 class Way(msgspec.Struct, frozen=True):
     """Who answers a request, by what name the request is known, and who is asked as well without being heard."""
 
@@ -78,7 +90,9 @@ def way_of(cycle: FastCycle, reader: Version, rows: Rows) -> Way | None:
     route, versions = cycle.model.route, cycle.model.versions
     if route.candidate is None:
         return Way(reader, "champion", request_id)
-    request_id = request_id or uuid7()
+    if not request_id:  # the application, should it get the request after all, must draw the same arm
+        request_id = uuid7()
+        cycle.headers[b"x-request-id"] = request_id.encode()
     choice = choose(route, rows.entity or request_id)
     shadow = None if choice.shadow is None else versions[choice.shadow]
     if (shadow or versions[choice.version]).contract.layout != reader.contract.layout:

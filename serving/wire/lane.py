@@ -28,7 +28,7 @@ from serving.errors import Limited, Overloaded
 from serving.observed.request_log import Line
 from serving.observed.seen import Seen
 from serving.wire.bounded import BoundedProtocol, Bounds, Watch
-from serving.wire.fast_cycle import FastCycle, Way, way_of
+from serving.wire.fast_cycle import ANSWERED, FastCycle, Way, way_of
 from serving.wire.refused import PROBLEM, Forms
 from serving.wire.wording import body_of, head_of, line_of
 
@@ -253,6 +253,9 @@ class FastProtocol(BoundedProtocol):
 
     def _reply(self, cycle: FastCycle, head: bytes, body: bytes, status: int = 200) -> None:
         cycle.response_complete = True
+        current: Any = self.cycle
+        if current is cycle:
+            self.cycle = ANSWERED  # type: ignore[assignment]
         if self.transport.is_closing():
             return
         default = self.lane.default(self.server_state.default_headers)

@@ -138,7 +138,9 @@ def test_the_parent_is_small(fleet: Fleet) -> None:
     """It has neither the application nor the engine; the control is a worker."""
     assert "onnxruntime" in libraries(fleet.workers()[0].pid)
     assert {"onnxruntime", "numpy", "uvloop"} & libraries(fleet.process.pid) == set()
-    script = "import sys, serving.main, serving.workers; print(*sorted({n.partition('.')[0] for n in sys.modules}))"
+    script = (
+        "import sys, serving.main, serving.fleet.workers; print(*sorted({n.partition('.')[0] for n in sys.modules}))"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"fastapi", "starlette", "uvicorn", "onnxruntime", "numpy", "prometheus_client"} & set(
         done.stdout.split()

@@ -194,6 +194,28 @@ def test_an_unforeseen_error_is_told_to_everybody(
     assert "batch_failed" in caplog.text
 
 
+@pytest.mark.parametrize("cost", [LIGHT, HEAVY], ids=["light", "heavy"])
+def test_an_unforeseen_error_after_a_foreseen_one_is_told_to_everybody(offsets: dict[int, Path], cost: Cost) -> None:
+    """Rows that failed together are run alone: what fails there otherwise ends no thread, and the queue goes on."""
+
+    class Worse(Counted):
+        def run(self, tensors: Mapping[str, Any]) -> Answer:
+            if len(tensors["numbers"]) > 1:
+                raise InferenceFailed("together")
+            if tensors["numbers"][0, 1] == 2:
+                raise ValueError("alone")
+            return super().run(tensors)
+
+    async def ask() -> tuple[list[Outcome], list[Outcome]]:
+        world = World(Worse(offsets[1]), cost)
+        return await world.ask([row(1)], [row(2)], [row(3)]), await world.ask([row(4)])
+
+    first, second = asyncio.run(ask())
+    assert predictions(first) == [[101.0], [103.0]]
+    assert isinstance(first[1], InferenceFailed)
+    assert predictions(second) == [[104.0]]
+
+
 def test_an_engine_may_want_requests_one_by_one(offsets: dict[int, Path]) -> None:
     """Where a bad row hurts the others, each request has a run of its own."""
     engine = Counted(offsets[1])

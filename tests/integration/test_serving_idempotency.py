@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from registry.errors import StoreUnavailable
 from serving.access import answers
 from serving.access.answers import Answer, Answers, Busy, Conflict
 from tests.integration.serving_app import SCOPES, metrics, run
@@ -199,6 +202,7 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         kept.end("c", name, Answer({}, body), now)
 
     def rows() -> list[str]:
+        assert kept._database is not None
         return [row[0] for row in kept._database.execute("SELECT key FROM answers ORDER BY at")]
 
     for n in range(64):
@@ -236,6 +240,72 @@ def test_where_answers_cannot_be_kept_nothing_is_promised(deployed: Cache) -> No
             reply = await served.client.post("/predict", json=ROW, headers={"idempotency-key": "k"})
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "store_unavailable")
             await served.predict()
+
+    run(scenario)
+
+
+def test_a_file_that_is_locked_is_not_taken_for_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that has it for long costs a refusal, never what is kept; afterwards it is read again."""
+    monkeypatch.setattr(answers, "REST_S", 0.0)
+    path = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        kept, file = Answers(path), path.stat().st_ino
+        with pytest.raises(StoreUnavailable):
+            kept.begin("c", "k", b"d", 1.0)
+        other.execute("ROLLBACK")
+    assert kept.begin("c", "k", b"d", 1.0) is None
+    assert path.stat().st_ino == file
+    kept.close()
+
+
+def test_an_answer_that_could_not_be_kept_holds_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its repeat is answered anew, by this process at once and by another one after our next look at the file."""
+    monkeypatch.setattr(answers, "REST_S", 0.0)
+    path = tmp_path / "a.db"
+    ours, theirs = Answers(path), Answers(path)
+    theirs._me = f"{os.getppid()}.{Path(f'/proc/{os.getppid()}/stat').read_text().rpartition(')')[2].split()[19]}"
+    for key in ("one", "two"):
+        assert ours.begin("c", key, b"d", 1.0) is None
+        assert isinstance(theirs.begin("c", key, b"d", 1.0), Busy)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for key in ("one", "two"):
+            with pytest.raises(StoreUnavailable):
+                ours.end("c", key, Answer({}, b"x"), 1.0)
+        other.execute("ROLLBACK")
+    assert ours.begin("c", "one", b"d", 1.0) is None
+    assert isinstance(theirs.begin("c", "one", b"d", 1.0), Busy)
+    assert theirs.begin("c", "two", b"d", 1.0) is None
+    assert isinstance(ours.begin("c", "two", b"d", 1.0), Busy)
+    ours.close()
+    theirs.close()
+
+
+def test_a_locked_file_holds_up_nothing_else(deployed: Cache) -> None:
+    """Requests with the header are refused, and all but the first at once; large bodies are read meanwhile."""
+    deployed.deploy(1)
+    path = deployed.folder.parent / "run" / "idempotency.db"
+    path.parent.mkdir()
+
+    async def scenario() -> None:
+        async with serving(deployed, auth=False, max_rows=5_000) as served:
+
+            async def repeated(key: int) -> httpx.Response:
+                return await served.client.post("/predict", json=ROW, headers={"idempotency-key": str(key)})
+
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                waiting = [asyncio.create_task(repeated(key)) for key in range(40)]
+                await asyncio.sleep(0.1)
+                await served.predict([ROW] * 2_000)
+                assert not any(task.done() for task in waiting), "they waited for nothing: the file is not locked"
+                replies = await asyncio.wait_for(asyncio.gather(*waiting), 20)
+                assert {reply.status_code for reply in replies} == {503}
+                other.execute("ROLLBACK")
+            await asyncio.sleep(answers.REST_S)
+            assert (await repeated(1)).status_code == 200
 
     run(scenario)
 

@@ -199,6 +199,7 @@ CORPUS: dict[str, bytes] = {
     "page of its own": request("/predict", BODY, "Origin: http://perene"),
     "cross-site": request("/predict", BODY, "Sec-Fetch-Site: cross-site"),
     "version by header": request("/predict", BODY, "X-Model-Version: 1"),
+    "two versions by header": request("/predict", BODY, "X-Model-Version: 1", "X-Model-Version: 2"),
     "no version by header": request("/predict", BODY, "X-Model-Version: none"),
     "idempotency key that is none": request("/predict", BODY, "Idempotency-Key: a b"),
 }
