@@ -1,4 +1,4 @@
-"""The event lake: typed Parquet files in folders that DuckDB, Polars and Spark read as they are.
+"""The event lake: typed Parquet files in folders that DuckDB, Polars and Spark read as they are, on disk or in S3.
 
 `root/model=M/kind=prediction|shadow|label/date=YYYY-MM-DD/<boot>-<first>-<last>[-v<version>].parquet`: the name says
 which spool rows a file holds, so writing the same range again replaces the same files. The date is event time.
@@ -6,7 +6,6 @@ which spool rows a file holds, so writing the same range again replaces the same
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -22,9 +21,10 @@ import pyarrow.parquet as pq
 from monitoring.blocks import Block, block_of_events
 from monitoring.events import Event, LabelEvent, PredictionEvent
 from monitoring.lake_tables import TIME, Kind, empty_table, label_table, micros, prediction_table, unify
+from monitoring.storage import Key, Storage
 from registry.contract import Contract
 
-__all__ = ["Lake"]
+__all__ = ["Key", "Lake"]
 
 Moment = datetime | float | None
 """A bound of a reading: an aware datetime, unix seconds, or none."""
@@ -33,11 +33,10 @@ _Part = tuple[str, Kind, str, int]
 
 
 class Lake:
-    """Reads and writes the files under one folder."""
+    """Reads and writes the files below one root: a path, or a URL such as `s3://bucket/prefix`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._synced: set[Path] = set()
+    def __init__(self, root: Path | str) -> None:
+        self.storage = Storage(root)
 
     def write(
         self,
@@ -47,7 +46,7 @@ class Lake:
         first: int,
         last: int,
         contracts: Mapping[tuple[str, int], Contract],
-    ) -> list[Path]:
+    ) -> list[Key]:
         """Write one spool range; the files and their names depend on nothing but the arguments.
 
         Each file appears whole under its name and is synced to disk, with its folder, before this returns.
@@ -63,23 +62,18 @@ class Lake:
             else:
                 table = prediction_table(_blocks(parts[part]), boot, contracts.get((model, version)))
             suffix = "" if kind == "label" else f"-v{version}"
-            path = self._folder(model, kind) / f"date={day}" / f"{boot}-{first}-{last}{suffix}.parquet"
-            self._make_folder(path.parent)
-            _store(table, path)
-            written.append(path)
+            key = _folder(model, kind) / f"date={day}" / f"{boot}-{first}-{last}{suffix}.parquet"
+            self.storage.write(key, _parquet(table))
+            written.append(key)
         return written
 
     def models(self) -> list[str]:
         """Names of the models that have events."""
-        return sorted(unquote(path.name.removeprefix("model=")) for path in self.root.glob("model=*"))
+        return sorted(unquote(f.removeprefix("model=")) for f in self.storage.folders() if f.startswith("model="))
 
-    def files(self, model: str, kind: Kind) -> list[Path]:
+    def files(self, model: str, kind: Kind) -> list[Key]:
         """All files of one kind, oldest day first."""
-        return sorted(self._folder(model, kind).glob("date=*/*.parquet"))
-
-    def key(self, path: Path) -> str:
-        """The path inside the lake: what tells a file apart (a bare name does not, across days and kinds)."""
-        return path.relative_to(self.root).as_posix()
+        return [key for key in self.storage.files(_folder(model, kind)) if key.suffix == ".parquet"]
 
     def read(
         self,
@@ -89,7 +83,7 @@ class Lake:
         since: Moment = None,
         until: Moment = None,
         columns: Sequence[str] | None = None,
-        files: Iterable[Path] | None = None,
+        files: Iterable[Key] | None = None,
     ) -> pa.Table:
         """Rows with since <= `_at` < until, each (`_boot`, `_seq`) once, sorted by (`_at`, `_seq`).
 
@@ -102,9 +96,9 @@ class Lake:
             files: read only these, as returned by `files`.
         """
         low, high = _bound(since, 0), _bound(until, None)
-        chosen = [p for p in (self.files(model, kind) if files is None else files) if _overlaps(p, low, high)]
+        chosen = [key for key in (self.files(model, kind) if files is None else files) if _overlaps(key, low, high)]
         needed = None if columns is None else {*columns, "_at", "_boot", "_seq"}
-        tables = [_load(path, needed) for path in chosen]
+        tables = [self._load(key, needed) for key in chosen]
         table = _once(_between(unify([empty_table(kind).select(_known(kind, needed)), *tables]), low, high))
         return table if columns is None else table.select([c for c in columns if c in table.column_names])
 
@@ -121,17 +115,14 @@ class Lake:
         names = {name: f"_shadow{name}" for name in ("_prediction", "_probabilities", "_version")}
         return _attach(served, shadows, names)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make the folder and sync each level above it, so that a power cut cannot take a folder with its files."""
-        if folder in self._synced:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for level in (*folder.parents[: len(folder.relative_to(self.root).parts)], self.root.absolute().parent):
-            _sync_folder(level)
-        self._synced.add(folder)
+    def _load(self, key: Key, needed: set[str] | None) -> pa.Table:
+        with self.storage.read(key) as source, pq.ParquetFile(source) as file:
+            names = None if needed is None else [name for name in file.schema_arrow.names if name in needed]
+            return file.read(columns=names)
 
-    def _folder(self, model: str, kind: Kind) -> Path:
-        return self.root / f"model={quote(model, safe='')}" / f"kind={kind}"
+
+def _folder(model: str, kind: Kind) -> Key:
+    return Key(f"model={quote(model, safe='')}", f"kind={kind}")
 
 
 def _parts(rows: Iterable[tuple[int, Event | Block]]) -> dict[_Part, list[tuple[int, Any]]]:
@@ -174,25 +165,12 @@ def _day(seconds: float) -> str:
     return datetime.fromtimestamp(micros(seconds) // 1_000_000, UTC).date().isoformat()
 
 
-def _store(table: pa.Table, path: Path) -> None:
-    """Write beside, sync, rename, sync the folder: a crash at any point leaves no half file under the name."""
-    draft = path.with_name(f".{path.name}.draft")
+def _parquet(table: pa.Table) -> pa.Buffer:
     # numbers and ids hardly repeat: trying to make a dictionary of them takes longer than all the rest
     words = [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "_id"]
-    with draft.open("wb") as sink:
-        pq.write_table(table, sink, compression="zstd", use_dictionary=words)
-        sink.flush()
-        os.fsync(sink.fileno())
-    draft.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=words)
+    return sink.getvalue()
 
 
 def _bound(moment: Moment, default: int | None) -> int | None:
@@ -202,17 +180,11 @@ def _bound(moment: Moment, default: int | None) -> int | None:
     return micros(moment.timestamp() if isinstance(moment, datetime) else moment)
 
 
-def _overlaps(path: Path, low: int | None, high: int | None) -> bool:
+def _overlaps(key: Key, low: int | None, high: int | None) -> bool:
     """Whether the day in the folder's name can hold rows between the bounds."""
-    day = date.fromisoformat(path.parent.name.removeprefix("date="))
+    day = date.fromisoformat(key.parent.name.removeprefix("date="))
     start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
     return (high is None or start < high) and (low is None or start + 86_400_000_000 > low)
-
-
-def _load(path: Path, needed: set[str] | None) -> pa.Table:
-    with pq.ParquetFile(path) as file:
-        names = None if needed is None else [name for name in file.schema_arrow.names if name in needed]
-        return file.read(columns=names)
 
 
 def _known(kind: Kind, needed: set[str] | None) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitoring.lake import Lake
+from monitoring.lake import Key, Lake
 from registry.contract import Contract
 from retrain.places import Places
 from retrain.process import Child
@@ -68,7 +68,7 @@ class Reports:
         os.replace(scratch, folder / "contract.json")
         return True
 
-    def _rows(self, model: str, files: Sequence[Path], names: list[str]) -> pa.Table:
+    def _rows(self, model: str, files: Sequence[Key], names: list[str]) -> pa.Table:
         tables: list[pa.Table] = []
         for file in files[:200]:
             tables.append(self.lake.read(model, "prediction", files=[file]).select(names))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monitoring.findings import Finding
-from monitoring.lake import Lake
+from monitoring.lake import Key, Lake
 from monitoring.lake_tables import TIME, Kind
 from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
@@ -110,15 +109,15 @@ class Watch:
             self.monitor.mark_consumed(self._names(files))
         return self.monitor
 
-    def _fresh(self, monitor: Monitor, kind: Kind) -> list[Path]:
+    def _fresh(self, monitor: Monitor, kind: Kind) -> list[Key]:
         seen = monitor.consumed
         files = [f for f in self.lake.files(self.model, kind) if self._name(f) not in seen]
         return files[:FILES_PER_TICK]
 
-    def _name(self, file: Path) -> str:
+    def _name(self, file: Key) -> str:
         return "/".join(file.parts[-3:])  # kind=…/date=…/file: unique within the model
 
-    def _names(self, files: list[Path]) -> list[str]:
+    def _names(self, files: list[Key]) -> list[str]:
         return [self._name(f) for f in files]
 
     def _record(self, finding: Finding, token: int) -> None:

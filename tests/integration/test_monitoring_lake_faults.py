@@ -11,7 +11,7 @@ import pytest
 
 from monitoring.api import events
 from monitoring.events import Event, LabelEvent, PredictionEvent
-from monitoring.lake import Lake
+from monitoring.lake import Key, Lake
 from monitoring.shipper import ship_once
 from monitoring.spool import Spool
 from registry.contract import Column, Contract, Output
@@ -26,7 +26,7 @@ def _prediction(number: int, *, at: float | None = None) -> PredictionEvent:
     return PredictionEvent(f"id-{number}", when, when, "m", 1, "champion", "", [number / 2], 1, [0.25, 0.75], 1.0, "k")
 
 
-def _write(lake: Lake, boot: str, first: int, rows: list[Event]) -> list[Path]:
+def _write(lake: Lake, boot: str, first: int, rows: list[Event]) -> list[Key]:
     numbered = list(enumerate(rows, start=first))
     return lake.write(numbered, boot=boot, first=first, last=first + len(rows) - 1, contracts={("m", 1): CONTRACT})
 
@@ -35,8 +35,9 @@ def test_draft_of_a_crashed_write_is_seen_by_no_reader(tmp_path: Path) -> None:
     """A hidden half file, as kill -9 leaves it, belongs to nobody: not to us, not to DuckDB, not to the next write."""
     lake = Lake(tmp_path)
     [whole] = _write(lake, "boot", 1, [_prediction(1), _prediction(2)])
+    data = (tmp_path / whole).read_bytes()
     for name in (f".{whole.name}.draft", f".{whole.name}.tmp"):
-        whole.with_name(name).write_bytes(whole.read_bytes()[:100])
+        (tmp_path / whole).with_name(name).write_bytes(data[:100])
     assert lake.files("m", "prediction") == [whole]
     assert lake.read("m", "prediction").num_rows == 2
     with duckdb.connect() as db:
