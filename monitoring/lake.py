@@ -75,6 +75,15 @@ class Lake:
         """All files of one kind, oldest day first."""
         return [key for key in self.storage.files(_folder(model, kind)) if key.suffix == ".parquet"]
 
+    def rows(self, key: Key) -> int:
+        """Rows of a file, by its footer."""
+        with self.storage.read(key) as source, pq.ParquetFile(source) as file:
+            return int(file.metadata.num_rows)
+
+    def merge(self, model: str, kind: Kind, files: Sequence[Key], into: Key) -> None:
+        """Write the rows of several files, each (`_boot`, `_seq`) once and in the order of time, into one more."""
+        self.storage.write(into, _parquet(self.read(model, kind, files=files)))
+
     def read(
         self,
         model: str,
