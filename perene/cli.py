@@ -197,16 +197,40 @@ def rollback(
 
 
 @app.command()
-@_examples("""perene predict iris '{"petal_length": 4.7}'""", "perene predict flight-time - < row.json")
+@_examples(
+    """perene predict iris '{"petal_length": 4.7}'""",
+    "perene predict flight-time - < row.json",
+    "perene predict --batch flights.parquet --out minutes.parquet --model flight-time --keep tailnum",
+)
 def predict(
-    name: str,
-    rows: Annotated[str, typer.Argument(help="A row or list of rows as JSON, or - to read stdin.")],
+    name: Annotated[str | None, typer.Argument(help="A deployed model.")] = None,
+    rows: Annotated[str | None, typer.Argument(help="A row or list of rows as JSON, or - to read stdin.")] = None,
+    *,
+    batch: Annotated[Path | None, typer.Option(help="Answer this .parquet or .csv file, without a server.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new .parquet or .csv file of answers.")] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION of --batch, else the champion.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A column of the file to put out too; repeatable.")] = None,
+    errors: Annotated[str, typer.Option(help="Rows that do not fit: refuse the file, skip them, or null.")] = "refuse",
+    rows_per_part: Annotated[int, typer.Option(min=1, max=10_000_000, help="What a crash can cost.")] = 100_000,
     entity: Annotated[str | None, typer.Option(help="Whom the rows are about.")] = None,
     url: Url = "",
     key: Key = "",
     home: Home = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """Ask the server for a prediction."""
+    """Ask the server for a prediction, or answer a whole file."""
+    if batch is not None:
+        if out is None or name is not None:
+            raise ConfigInvalid("--batch goes with --out, and names its model by --model", where="--out")
+        from perene.batch_commands import run
+        from serving.batch.job import Asked
+
+        asked = Asked(batch, out, errors, tuple(dict.fromkeys(keep or ())), rows_per_part)
+        run(asked, model, home=home, config=config, as_json=as_json)
+        return
+    if name is None or rows is None or out is not None or model is not None:
+        raise ConfigInvalid("a model and rows are needed, or --batch and --out", where="NAME ROWS")
     with _client(url, key, home) as client:
         emit(client.predict(name, _parse(rows), entity=entity), as_json=True)
 

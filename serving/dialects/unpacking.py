@@ -6,6 +6,7 @@ Both formats are read here just as far as their sizes go, by their published lay
 from __future__ import annotations
 
 import struct
+from mmap import mmap
 from typing import Any, Final
 
 from serving.errors import Malformed, TooLarge
@@ -73,7 +74,7 @@ def _unsigned(data: bytes, place: int, size: int) -> int:
     return int.from_bytes(data[place : place + size], "little")
 
 
-def check_pages(data: bytes, most: int) -> None:
+def check_pages(data: bytes | mmap, most: int, *, most_pages: int = _MOST_PARTS) -> None:
     """Refuse a Parquet file whose pages would unpack to more than `most` bytes, whatever its footer says of them.
 
     PyArrow could tell where the pages are, but it ends the process on some footers that it cannot make sense of.
@@ -95,7 +96,7 @@ def check_pages(data: bytes, most: int) -> None:
             pages += 1
             total += unpacked
             place = begin + packed
-            if pages > _MOST_PARTS:
+            if pages > most_pages:
                 raise _too_many()
             if total > most:
                 raise TooLarge("the body unpacks to too much", where="body", expected=f"at most {most} bytes")
@@ -103,7 +104,7 @@ def check_pages(data: bytes, most: int) -> None:
                 raise Malformed("the encoding DELTA_BYTE_ARRAY is not read", where="body", expected="PLAIN")
 
 
-def _chunks(data: bytes) -> list[tuple[int, int]]:
+def _chunks(data: bytes | mmap) -> list[tuple[int, int]]:
     """Where the pages of each column of each group of rows begin and end, by the footer."""
     size = int.from_bytes(data[-8:-4], "little")
     if len(data) < 12 or data[-4:] != b"PAR1" or size > len(data) - 8:
@@ -151,7 +152,7 @@ def _damaged() -> Malformed:
 class _Thrift:
     """A struct in Thrift's compact protocol, of at most so many bytes: its fields by their numbers."""
 
-    def __init__(self, data: bytes, place: int, most: int) -> None:
+    def __init__(self, data: bytes | mmap, place: int, most: int) -> None:
         self._data = data
         self._place = place
         self._end = min(len(data), place + most)
