@@ -54,6 +54,9 @@ class Source(Protocol):
     def total(self) -> int:
         """How much there is to read, in units of `reached`."""
 
+    def close(self) -> None:
+        """Let go of the file."""
+
     def reached(self, place: Place) -> int:
         """How far a place is."""
 

@@ -19,7 +19,7 @@ from registry.contract import Column
 from serving.batch.arrow_cells import spelled_cells
 from serving.batch.chunk import Chunk, Place
 from serving.batch.columns import check_columns
-from serving.batch.csv_scan import BLOCK, csv_refused, record_ends, scan
+from serving.batch.csv_scan import BLOCK, are_plain_quotes, csv_refused, record_ends, scan
 from serving.batch.input_file import InputFile
 from serving.decode import Decoder
 from serving.dialects.csv_rows import NULLS
@@ -59,6 +59,9 @@ class CsvFile:
         import pyarrow as pa
 
         return dict.fromkeys(self._keep, pa.string())
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
     def reached(self, place: Place) -> int:
         """Bytes before a place."""
@@ -113,6 +116,8 @@ class CsvFile:
     def _fast(self, data: bytes) -> tuple[dict[str, Cells], dict[str, Any], int, dict[int, str]] | None:
         import pyarrow as pa
 
+        if b'"' in data and not are_plain_quotes(data):
+            return None
         wanted = {c.name: c for c in self._columns if c.name in self._names}
         types = {name: _type_of(column) for name, column in wanted.items()}
         try:

@@ -16,6 +16,8 @@ from serving.batch.refusals import FileUnsound
 
 BLOCK: Final = 1024 * 1024
 """Every block of this size must hold the end of a line: a longer line is no row."""
+_BEFORE: Final = tuple(b',\n"')
+_AFTER: Final = tuple(b',\r\n"')
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -62,6 +64,14 @@ def record_ends(data: bytes) -> np.ndarray[Any, Any]:
         quotes = np.flatnonzero(np.frombuffer(data, np.uint8) == ord('"'))
         ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
     return ends
+
+
+def are_plain_quotes(data: bytes) -> bool:
+    """Whether quotes stand around whole cells or are doubled inside of them, so that every reader agrees on them."""
+    around = np.frombuffer(b"\n" + data + b"\n", np.uint8)
+    quotes = np.flatnonzero(around == ord('"'))
+    before, after = around[quotes[::2] - 1], around[quotes[1::2] + 1]
+    return bool(np.isin(before, _BEFORE).all() and np.isin(after, _AFTER).all())
 
 
 def _blocks(file: InputFile) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from serving.batch.space import check_space
 ROWS_PER_PART: Final = 100_000
 _AHEAD: Final = 3
 """Chunks that are ready before the engine has time for them."""
+_PART_BYTES: Final = 32 * 1024 * 1024
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -97,8 +98,7 @@ def score(asked: Asked, scorer: Scorer, model: Model, *, report: Report = _quiet
     """
     began = time.monotonic()
     check_output(asked)
-    with InputFile(asked.file) as file:
-        source = _source(file, scorer, asked.keep)
+    with InputFile(asked.file) as file, closing(_source(file, scorer, asked.keep)) as source:
         schema = output_schema(scorer.contract.output, source.kept_types)
         if asked.out.suffix.lower() == ".csv":
             check_csv(source.kept_types, asked.out)
@@ -199,7 +199,7 @@ class _Work:
         writing: Future[None] | None = None
         batches: list[Any] = []
         rejects: list[Reject] = []
-        seen = 0
+        seen = size = 0
         after: Place | None = None
         for ready in self._taken():
             made, refused = answered(self._scorer, ready, self._schema, nulls=self._asked.errors == "null")
@@ -208,13 +208,14 @@ class _Work:
             batches.append(made)
             rejects += refused
             seen += ready.chunk.count
+            size += made.nbytes
             after = ready.chunk.after
             self._report(self._source.reached(after), self._source.total, after.row)
-            if seen >= self._asked.rows_per_part:
+            if seen >= self._asked.rows_per_part or size >= _PART_BYTES:
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(self._parts.add, batches, rejects, after)
-                batches, rejects, seen = [], [], 0
+                batches, rejects, seen, size = [], [], 0, 0
         if writing is not None:
             writing.result()
         if seen and after is not None:

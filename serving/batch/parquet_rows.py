@@ -18,6 +18,7 @@ from serving.dialects.unpacking import check_pages
 from serving.explain import short
 
 _BUFFER: Final = 1024 * 1024
+_CHUNK_BYTES: Final = 16 * 1024 * 1024
 _LEAST_UNPACKED: Final = 1 << 30
 _MOST_RATIO: Final = 256
 """How much larger than packed a file may be; beyond it, what its pages say of their sizes is a lie or an attack."""
@@ -32,22 +33,36 @@ class ParquetRows:
     """
 
     def __init__(self, file: InputFile, decoder: Decoder, keep: Sequence[str]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self._input = file
         self._contract = decoder.contract
         self._keep = tuple(keep)
         self.coerced = False
         _check_pages(file)
+        self._raw = os.fdopen(os.dup(file.fd), "rb", buffering=0)
+        try:
+            self._open(decoder, keep)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, decoder: Decoder, keep: Sequence[str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file = self._input
         texts = [column.name for column in decoder.contract.strings]
         try:
-            opened = os.fdopen(os.dup(file.fd), "rb", buffering=0)
+            raw = pa.PythonFile(self._raw, mode="r")
+            self._metadata = pq.read_metadata(raw)
+            self._schema = self._metadata.schema.to_arrow_schema()
             self._file = pq.ParquetFile(
-                pa.PythonFile(opened, mode="r"), read_dictionary=texts, buffer_size=_BUFFER, pre_buffer=False
+                raw,
+                metadata=self._metadata,
+                # text stays a dictionary: rows that share a text share one object
+                read_dictionary=[name for name in texts if name in self._schema.names],
+                buffer_size=_BUFFER,
+                pre_buffer=False,
             )
-            self._schema = self._file.schema_arrow
-            self._metadata = self._file.metadata
         # PyArrow's own exceptions share these bases, and now and then another's
         except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
             raise _damaged(file) from error
@@ -75,6 +90,10 @@ class ParquetRows:
         """Arrow types of the columns that are kept: those of their values, where they come as a dictionary."""
         return {name: _plain_type(self._schema.field(name).type) for name in self._keep}
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._raw.close()
+
     def reached(self, place: Place) -> int:
         """Rows before a place."""
         return place.row
@@ -88,6 +107,7 @@ class ParquetRows:
         import pyarrow as pa
 
         group, skipped = self._group_of(start.row)
+        rows = max(1, min(rows, _CHUNK_BYTES * self.total // max(1, self._unpacked())))
         columns = columns_read(self._contract, self._schema.names, self._keep)
         row = start.row
         try:
@@ -113,6 +133,10 @@ class ParquetRows:
         cells = {c.name: cells_of(c, by_name[c.name]) for c in self._contract.columns if c.name in by_name}
         kept = {name: by_name[name].cast(kind) for name, kind in self.kept_types.items()}
         return Chunk(row, batch.num_rows, cells, kept, Place(row + batch.num_rows), lambda _place: None)
+
+    def _unpacked(self) -> int:
+        """Bytes of the file's columns, as its footer says: texts may be long."""
+        return sum(self._metadata.row_group(n).total_byte_size for n in range(self._metadata.num_row_groups))
 
     def _group_of(self, row: int) -> tuple[int, int]:
         """The group of rows that a row is in, and how many of it come before."""

@@ -15,6 +15,8 @@ from serving.batch.chunk import Place
 from serving.batch.journal import FILE, Done, Job, Journal, Part, Written, digest_of, is_written, sync_folder
 from serving.batch.refusals import BatchRefused, Reject
 
+_GROUP_ROWS: Final = 100_000
+_GROUP_BYTES: Final = 32 * 1024 * 1024
 ERRORS_HEAD: Final = ("row", "line", "column", "reason")
 Write = Callable[[IO[bytes]], None]
 
@@ -91,9 +93,7 @@ class Parts:
             after: where reading goes on.
         """
         name = f"{len(self.journal.parts):06d}"
-        data = self.write(
-            f"{name}{'.csv' if self.format == '.csv' else '.arrow'}", lambda file: self._rows(file, batches)
-        )
+        data = self.write(f"{name}.rows", lambda file: self._rows(file, batches))
         beside = self.write(f"{name}.errors", lambda file: _reject_lines(file, rejects)) if rejects else None
         rows = sum(batch.num_rows for batch in batches)
         self.journal.note(Part(data, beside, rows, len(rejects), after))
@@ -170,9 +170,16 @@ class Parts:
             _append(file, paths)
             return
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            # small parts become groups of rows that are worth reading
+            waiting: list[Any] = []
             for path in paths:
                 with pa.OSFile(str(path)) as raw:
-                    writer.write_table(pa.ipc.open_file(raw).read_all())
+                    waiting.append(pa.ipc.open_file(raw).read_all())
+                if sum(t.num_rows for t in waiting) >= _GROUP_ROWS or sum(t.nbytes for t in waiting) >= _GROUP_BYTES:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
 
     def _take(self) -> None:
         try:

@@ -23,6 +23,8 @@ from serving.threads import usable_threads
 ROWS: Final = 8_192
 NATIVE_ROWS: Final = 1_024
 """A native model has seconds for what it is asked at once."""
+_CELLS: Final = 500_000
+"""Cells of a chunk, of which a handful are in memory at once."""
 _SLICE: Final = 256
 _MOST_FAILED: Final = 100
 """Rows on which the model itself may fail before it is the model that is at fault."""
@@ -43,7 +45,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, settings: ServingSettings) -> None:
         self.contract = bundle.contract
-        self.rows = NATIVE_ROWS if bundle.native else ROWS
+        self.rows = min(NATIVE_ROWS if bundle.native else ROWS, max(64, _CELLS // len(bundle.contract.columns)))
         self.decoder = Decoder(bundle.contract, max_rows=self.rows, mode=settings.decoding)
         self._failed = 0
         if bundle.native:
