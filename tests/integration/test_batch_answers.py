@@ -70,7 +70,9 @@ def test_every_kind_of_model_answers_as_for_one_request(kinds: dict[str, Path], 
         else:
             expected = [{"prediction": p} for p in answer.predictions]
         assert [{"row": n, **row} for n, row in enumerate(expected)] == found
-        types = {kind: str(t) for kind, t in zip(found[0], pq.read_schema(tmp_path / f"{ending}.parquet").types, strict=True)}
+        types = {
+            kind: str(t) for kind, t in zip(found[0], pq.read_schema(tmp_path / f"{ending}.parquet").types, strict=True)
+        }
         assert types["row"] == "int64"
 
 
@@ -154,7 +156,11 @@ def test_lines_of_csv_that_do_not_fit_are_named_by_line(offsets: dict[int, Path]
         "3,,,",
         '4,"","",103',
     ]
-    assert [line[:3] for line in said(tmp_path / "out.errors.csv")[1:]] == [["1", "5", "temp"], ["2", "6", "hour"], ["3", "7", ""]]
+    assert [line[:3] for line in said(tmp_path / "out.errors.csv")[1:]] == [
+        ["1", "5", "temp"],
+        ["2", "6", "hour"],
+        ["3", "7", ""],
+    ]
     assert "x9y" not in (tmp_path / "out.errors.csv").read_text()
 
 
