@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +88,7 @@ def verified(settings: Settings, name: str, version: int, scratch: Path) -> Bund
     bundle = _cached(settings, name, version)
     fetched = bundle is None
     if bundle is None:
-        with _fetched(settings, name, version, scratch) as folder:
-            bundle = read_bundle(folder)
+        bundle = _fetch(settings, name, version, scratch / "bundle")
     if trusted:
         verify_bundle(bundle.path, trusted)
     if bundle.contract.model != name:
@@ -113,10 +111,8 @@ def _cached(settings: Settings, name: str, version: int) -> Bundle | None:
         return None
 
 
-@contextmanager
-def _fetched(settings: Settings, name: str, version: int, scratch: Path) -> Iterator[Path]:
+def _fetch(settings: Settings, name: str, version: int, to: Path) -> Bundle:
     """A download by a child: MLflow would take 190 MB of this process for good."""
-    to = scratch / "bundle"
     command = [sys.executable, "-m", "perene.fetch", str(settings.places.artifacts), name, str(version), str(to)]
     places = addresses(settings.places.ledger_url, settings.places.tracking_uri)
     done = subprocess.run(
@@ -124,7 +120,7 @@ def _fetched(settings: Settings, name: str, version: int, scratch: Path) -> Iter
     )
     if done.returncode:
         raise _told(done.stdout)
-    yield to
+    return read_bundle(to)
 
 
 def _told(said: bytes) -> PereneError:

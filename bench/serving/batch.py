@@ -1,14 +1,13 @@
 """A million rows of the subject by `perene predict --batch`, beside bare `session.run` on the same rows.
 
 `python -m bench.serving.batch` writes bench/results/batch.json. Both have one thread for the engine; bare `session.run`
-gets tensors that are ready in memory, in the batch size that suits it best. The two take turns, since a machine is never
-quite quiet, and the medians are compared. Seconds of the CPU are there too: they do not see the work of others.
+gets tensors that are ready in memory, in the batch size that suits it best. The two take turns, since a machine is
+never quite quiet, and the medians are compared. Seconds of the CPU are there too: they do not see the work of others.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -75,7 +74,9 @@ def ours(subject: Subject, file: Path, out: Path) -> dict[str, float]:
         worked = time.process_time()
         done = score(Asked(file, out), scorer, Model(subject.name, 1, bundle.digest))
     cpu = time.process_time() - worked
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not of getrusage, which begins with what the parent held
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
     return {"wall_s": done.seconds, "cpu_s": cpu, "rows": done.written, "peak_mib": peak}
 
 

@@ -39,9 +39,10 @@ def scan(file: InputFile) -> tuple[list[str], int, int]:
             raise csv_refused(file, line + block.count(b"\n", 0, error.start), "not UTF-8", "CSV in UTF-8") from None
         if len(block) == BLOCK and b"\n" not in block:
             raise csv_refused(file, line, "a line longer than a MiB", "a row on each line")
-        quotes += block.count(b'"')
-        stray = stray or block.count(b"\r") > block.count(b"\r\n") + block.endswith(b"\r")
-        line += block.count(b"\n")
+        quotes += _count(block, '"')
+        if b"\r" in block:
+            stray = stray or block.count(b"\r") > block.count(b"\r\n") + block.endswith(b"\r")
+        line += _count(block, "\n")
     if decode.getstate()[0]:
         raise csv_refused(file, line, "not UTF-8: it ends inside of a character", "CSV in UTF-8")
     if quotes % 2:
@@ -74,11 +75,17 @@ def are_plain_quotes(data: bytes) -> bool:
     return bool(np.isin(before, _BEFORE).all() and np.isin(after, _AFTER).all())
 
 
-def _blocks(file: InputFile) -> Iterator[bytes]:
-    place = 0
-    while block := os.pread(file.fd, BLOCK, place):
-        yield block
-        place += len(block)
+def _count(block: bytearray, letter: str) -> int:
+    """Several times faster than the method of bytes, where there are many."""
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(letter)))
+
+
+def _blocks(file: InputFile) -> Iterator[bytearray]:
+    """The bytes of the file; memory for them is asked for once."""
+    place, block = 0, bytearray(BLOCK)
+    while size := os.preadv(file.fd, [block], place):
+        yield block if size == BLOCK else block[:size]
+        place += size
 
 
 def _header(file: InputFile) -> tuple[list[str], int, int]:

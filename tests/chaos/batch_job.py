@@ -42,7 +42,7 @@ careful_write, careful_read = Parts.write, _Work._read
 if __name__ == "__main__":
     bundle, file, out, manner = sys.argv[1:5]
     if manner == "early":
-        Parts.write = early  # type: ignore[method-assign]
+        Parts.write = early  # type: ignore[method-assign, assignment]
     if manner == "forgetful":
-        _Work._read = forgetful  # type: ignore[method-assign]
+        _Work._read = forgetful  # type: ignore[method-assign, assignment]
     job(Path(bundle), Path(file), Path(out), errors="skip", keep=("id",), rows_per_part=PART)

@@ -70,10 +70,6 @@ def test_every_kind_of_model_answers_as_for_one_request(kinds: dict[str, Path], 
         else:
             expected = [{"prediction": p} for p in answer.predictions]
         assert [{"row": n, **row} for n, row in enumerate(expected)] == found
-        types = {
-            kind: str(t) for kind, t in zip(found[0], pq.read_schema(tmp_path / f"{ending}.parquet").types, strict=True)
-        }
-        assert types["row"] == "int64"
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +193,7 @@ def test_strict_and_coerce_are_the_servers(offsets: dict[int, Path], tmp_path: P
     """A column of texts that spell numbers is refused as a whole, or taken."""
     rows = [{**row, "hour": str(row["hour"])} for row in toy_rows(50)]
     file = write_parquet(tmp_path / "in.parquet", rows)
-    with pytest.raises(BatchRefused, match="in.parquet: hour: expected integer"):
+    with pytest.raises(BatchRefused, match=r"in\.parquet: hour: expected integer"):
         job(offsets[1], file, tmp_path / "out.parquet", errors="skip")
     assert left(tmp_path) == {"in.parquet"}
     job(offsets[1], file, tmp_path / "out.parquet", decoding="coerce")

@@ -27,8 +27,7 @@ def shelf(home: Path, toy_bundle: Path, tmp_path: Path) -> Shelf:
 
 
 def command(shelf: Shelf, *arguments: object) -> list[str]:
-    words = [sys.executable, "-m", "perene.cli", "predict", *map(str, arguments), "--home", str(shelf.home)]
-    return words
+    return [sys.executable, "-m", "perene.cli", "predict", *map(str, arguments), "--home", str(shelf.home)]
 
 
 def run(shelf: Shelf, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Files that cannot be read and outputs that cannot be written: refused by name and line, and nothing is left behind."""
+"""Files that cannot be read and outputs that cannot be written: refused by name and line; nothing is left behind."""
 
 from __future__ import annotations
 
