@@ -20,7 +20,7 @@ def timed(title: str, *command: str) -> None:
     print(f"\n{title}: {time.perf_counter() - began:.1f} s\n", flush=True)
 
 
-SERVING = ("peers", "heavy", "bulk", "overload", "swaps", "workers", "addons", "table")
+SERVING = ("peers", "heavy", "bulk", "overload", "swaps", "workers", "addons", "batch", "table")
 """Scripts of `bench.serving`, in the order in which they are run; each saves its figures in bench/results."""
 
 

@@ -149,7 +149,8 @@ def _prepare(parts: Parts, job: Job, asked: Asked, source: Source, schema: Any) 
         try:
             refuse_existing(asked.out)
             refuse_existing(parts.errors)
-            check_space(parts, source, schema, job.input.size)
+            if found is None:
+                check_space(parts, source, schema, job.input.size)
         except BatchRefused:
             if found is None:
                 parts.clear()
@@ -221,7 +222,7 @@ class _Work:
         if seen and after is not None:
             self._parts.add(batches, rejects, after)
         if not self._parts.journal.parts:
-            raise BatchRefused(f"{self._asked.file}: there are no rows", where=str(self._asked.file))
+            raise FileUnsound(f"{self._asked.file}: there are no rows", where=str(self._asked.file))
 
     def _taken(self) -> Iterator[Ready]:
         while True:

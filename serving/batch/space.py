@@ -26,7 +26,8 @@ def check_space(parts: Parts, source: Source, schema: Any, input_bytes: int) -> 
         BatchRefused: with how much is missing.
     """
     kept = len(source.kept_types)
-    rows = source.total if not source.coerced else input_bytes // (2 * max(1, len(source.schema)))
+    # of CSV it is not known; a cell and its comma are rarely shorter than four bytes
+    rows = source.total if not source.coerced else input_bytes // (4 * max(1, len(source.schema)))
     share = kept / max(1, len(source.schema))
     needed = needed_bytes(rows, len(schema) - kept, int(input_bytes * share))
     free = shutil.disk_usage(parts.folder).free

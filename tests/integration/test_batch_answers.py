@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -245,6 +248,45 @@ def test_parquet_as_others_write_it(offsets: dict[int, Path], tmp_path: Path) ->
     assert [row["prediction"] for row in read(tmp_path / "a.parquet")] == [
         row["prediction"] for row in read(tmp_path / "b.parquet")
     ]
+
+
+MILLION = """
+import sys
+from pathlib import Path
+from tests.integration.batch_files import job
+
+kept = tuple(f"x{n}" for n in range(16))
+done = job(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), keep=kept)
+status = Path("/proc/self/status").read_text().splitlines()
+print(done.written, next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM")))
+"""
+
+
+def test_a_million_rows_of_twenty_columns_take_less_than_half_a_gigabyte(
+    offsets: dict[int, Path], tmp_path: Path
+) -> None:
+    """One group of rows, all columns read and most of them kept; the process at its largest."""
+    rows = pa.Table.from_pylist(toy_rows(1_000)).drop_columns(["id"])
+    table = pa.concat_tables([rows] * 1_000)
+    numbers = np.random.default_rng(0).random(len(table))
+    for n in range(16):
+        table = table.append_column(f"x{n}", pa.array(numbers + n))
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=1 << 20, use_dictionary=["carrier"])
+    command = [
+        sys.executable,
+        "-c",
+        MILLION,
+        str(offsets[1]),
+        str(tmp_path / "in.parquet"),
+        str(tmp_path / "o.parquet"),
+    ]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    written, mebibytes = map(int, done.stdout.split())
+    print(f"{mebibytes} MiB at most")
+    assert written == 1_000_000
+    assert mebibytes < 500
 
 
 def test_a_name_that_the_output_has_itself_cannot_be_kept(offsets: dict[int, Path], tmp_path: Path) -> None:

@@ -15,6 +15,12 @@ from pathlib import Path
 import pytest
 
 from perene import api
+from perene.batch import predict_file
+from perene.config import Settings
+from registry.errors import BundleCorrupt, ConfigInvalid, ModelUnknown, NameInvalid, PereneError, VersionUnknown
+from registry.signing import new_key
+from registry.signing_settings import SigningSettings
+from serving.batch.job import Asked
 from tests.integration.batch_files import left, read, toy_rows, write
 from tests.integration.registered_toy import MODEL, Shelf
 
@@ -69,26 +75,15 @@ def test_the_champion_or_a_version_answers_without_a_server(shelf: Shelf, tmp_pa
 
 def test_wrong_use_and_refusals_have_their_exit_codes(shelf: Shelf, tmp_path: Path) -> None:
     """2 for wrong use, 1 for what is refused, JSON on stderr, and no output."""
-    good = shelf.add(100)
-    api.promote(MODEL, good, reason="first", settings=shelf.settings())
-    lying = shelf.add_lying()
     work = tmp_path / "work"
     work.mkdir()
     file, out = write(work / "in.csv", toy_rows(30)), work / "out.csv"
     usual = ("--batch", file, "--out", out)
     cases: list[tuple[tuple[object, ...], int, str, str]] = [
         (("--batch", file), 2, "config_invalid", "--out"),
-        ((MODEL, "--batch", file, "--out", out), 2, "config_invalid", "--model"),
-        (("--out", out), 2, "config_invalid", "--batch and --out"),
         ((*usual, "--errors", "ignore"), 2, "config_invalid", "--errors ignore"),
-        ((*usual, "--model", "toy@x"), 2, "config_invalid", "no version"),
-        ((*usual, "--model", "../toy"), 2, "name_invalid", ""),
-        ((*usual, "--model", "tory"), 1, "model_unknown", "no model 'tory'"),
-        ((*usual, "--model", "toy@99"), 1, "version_unknown", "no version 99"),
-        ((*usual, "--model", f"toy@{lying}"), 1, "bundle_corrupt", "refused"),
-        ((*usual, "--keep", "no"), 1, "batch_refused", "no column 'no'"),
-        (("--batch", work / "none.csv", "--out", out), 1, "batch_refused", "no such file"),
-        (("--batch", file, "--out", file), 1, "batch_refused", "exists already"),
+        (usual, 1, "model_unknown", "0 models are deployed"),
+        (("--batch", file, "--out", work / "none" / "out.csv"), 1, "batch_refused", "no such folder"),
     ]
     for arguments, code, kind, words in cases:
         done = run(shelf, *arguments)
@@ -96,6 +91,33 @@ def test_wrong_use_and_refusals_have_their_exit_codes(shelf: Shelf, tmp_path: Pa
         assert (done.returncode, done.stdout, error["code"]) == (code, "", kind), (arguments, error)
         assert words in error["message"] + error["where"], (arguments, error)
     assert left(work) == {"in.csv"}
+
+
+def test_a_version_that_must_not_serve_does_not_answer_a_file(shelf: Shelf, tmp_path: Path) -> None:
+    """Unknown, mistyped, lying in its golden rows, damaged, unsigned where keys are trusted: each by name."""
+    good = shelf.add(100)
+    api.promote(MODEL, good, reason="first", settings=shelf.settings())
+    lying, damaged = shelf.add_lying(), shelf.add(300)
+    with (shelf.files(damaged) / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    asked = Asked(write(tmp_path / "in.csv", toy_rows(30)), tmp_path / "out.csv")
+    settings = shelf.settings()
+    trusting = settings.model_copy(update={"signing": SigningSettings(trusted=(new_key(tmp_path / "key").text,))})
+    cases: list[tuple[str | None, Settings, type[PereneError], str]] = [
+        ("toy@x", settings, ConfigInvalid, "'x' is no version"),
+        ("toy@0", settings, ConfigInvalid, "no version"),
+        ("../toy", settings, NameInvalid, "."),
+        ("tory", settings, ModelUnknown, "did you mean 'toy'"),
+        ("toy@99", settings, VersionUnknown, "no version 99"),
+        (f"toy@{lying}", settings, BundleCorrupt, "refused"),
+        (f"toy@{damaged}", settings, BundleCorrupt, "model.onnx"),
+        (None, trusting, PereneError, "sign"),
+    ]
+    for model, where, kind, words in cases:
+        with pytest.raises(kind, match=words):
+            predict_file(asked, model, where, report=lambda reached, total, rows: None)
+        assert not asked.out.exists()
+    assert predict_file(asked, None, settings, report=lambda reached, total, rows: None)["version"] == good
 
 
 def test_ctrl_c_keeps_what_is_answered_and_says_how_to_go_on(shelf: Shelf, tmp_path: Path) -> None:

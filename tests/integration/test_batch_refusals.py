@@ -33,6 +33,7 @@ CSV: list[tuple[bytes, str]] = [
     (HEAD, ":1: there are no rows below the header"),
     (HEAD.strip(), ":1: there are no rows below the header"),
     (HEAD + b"\n\n\n", "there are no rows"),
+    (HEAD + b"\n" * 3_000_000, "there are no rows"),
     (b"\n" + HEAD + ROW, ":1: there is no header"),
     (ROW * 3, "temp: missing feature|hour: missing feature"),
     (HEAD.replace(b",", b";") + ROW, ":1: columns are separated by ';'"),
@@ -55,7 +56,7 @@ CSV: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("data", "words"), CSV, ids=[words[:40] for _, words in CSV])
+@pytest.mark.parametrize(("data", "words"), CSV, ids=[f"{n} {words[:40]}" for n, (_, words) in enumerate(CSV)])
 def test_csv_that_no_reader_should_take_is_refused_with_its_line(
     offsets: dict[int, Path], tmp_path: Path, data: bytes, words: str
 ) -> None:
