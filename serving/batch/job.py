@@ -117,12 +117,12 @@ def score(asked: Asked, scorer: Scorer, model: Model, *, report: Report = _quiet
                 parts.clear()
                 raise file_refused(asked.file, error) if isinstance(error, ContractViolation) else error from None
             except OSError as error:
-                if error.errno not in _FULL:
-                    raise
+                full = error.errno in _FULL
+                what = "the disk is full" if full else f"it cannot be written ({error.strerror})"
                 raise BatchRefused(
-                    f"{asked.out}: the disk is full; what is answered so far is kept",
+                    f"{asked.out}: {what}; what is answered so far is kept",
                     where=str(parts.folder),
-                    hint="make room, then run the same command again",
+                    hint=f"{'make room' if full else 'mend that'}, then run the same command again",
                 ) from error
             return _summary(parts, resumed, time.monotonic() - began)
 
