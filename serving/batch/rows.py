@@ -13,12 +13,12 @@ from registry.errors import ContractViolation
 from serving.batch.chunk import Chunk
 from serving.batch.refusals import Reject, by_row
 from serving.decode import Decoder, Mode
+from serving.devices.threads import usable_threads
 from serving.dialects.tabular import Array, Cells, read_table
 from serving.engine import Answer, Engine, require_device
 from serving.errors import InferenceFailed, OutputNotFinite
 from serving.native import NativeEngine
 from serving.settings import ServingSettings
-from serving.threads import usable_threads
 
 ROWS: Final = 8_192
 NATIVE_ROWS: Final = 1_024

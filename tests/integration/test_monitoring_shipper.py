@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from monitoring.events import LabelEvent, PredictionEvent
-from monitoring.lake import Lake
+from monitoring.lake import Key, Lake
 from monitoring.ranges import MAX_ROWS, Range, SpoolReader
 from monitoring.shipper import ship_once
 from monitoring.spool import Spool, connect
@@ -179,7 +179,7 @@ def test_second_shipper_keeps_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     others: list[int] = []
     original = Lake.write
 
-    def meanwhile(self: Lake, rows: Sequence[Any], **more: Any) -> list[Path]:
+    def meanwhile(self: Lake, rows: Sequence[Any], **more: Any) -> list[Key]:
         others.append(_drain(tmp_path / "spool", lake))
         return original(self, rows, **more)
 

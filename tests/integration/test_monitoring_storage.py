@@ -72,7 +72,7 @@ def test_events_come_back_joined_with_their_labels(root: Root, tmp_path: Path) -
     with Spool.open(tmp_path / "spool", commit_interval_s=0.01) as spool:
         spool.register("m", 1, CONTRACT.to_dict())
         for number in range(10):
-            spool.append(_prediction(number))
+            spool.append([_prediction(number)])
         spool.append_durable([LabelEvent("id-3", "m", 7.0, NOON + 60, NOON + 60)]).result(10)
     assert ship_once(tmp_path / "spool", lake, min_rows=1, max_age_s=0, now=NOON) == 11
     rows = [(n, _prediction(n - 1)) for n in range(1, 11)]
@@ -95,7 +95,7 @@ def test_a_store_that_is_away_keeps_the_events_in_the_spool(
         with Spool.open(tmp_path / "spool", commit_interval_s=0.01) as spool:
             spool.register("m", 1, CONTRACT.to_dict())
             for number in range(5):
-                spool.append(_prediction(number))
+                spool.append([_prediction(number)])
         server.stop()
         assert ship_once(tmp_path / "spool", lake, min_rows=1, max_age_s=0, now=NOON) == 0
         assert "shipper.spool_failed" in caplog.text
