@@ -23,6 +23,9 @@ def timed(title: str, *command: str) -> None:
 SERVING = ("peers", "heavy", "bulk", "overload", "swaps", "workers", "addons", "batch", "table")
 """Scripts of `bench.serving`, in the order in which they are run; each saves its figures in bench/results."""
 
+EVENTS = ("append", "lake")
+"""Scripts of `bench.events`, alike."""
+
 
 def main() -> None:
     """All of it, one after the other: two at once would measure each other."""
@@ -37,6 +40,9 @@ def main() -> None:
     timed("peers installed", "bench/peers/setup", "all")
     for script in SERVING:
         timed(script, sys.executable, "-m", f"bench.serving.{script}")
+    print("## Events\n", flush=True)
+    for script in EVENTS:
+        timed(script, sys.executable, "-m", f"bench.events.{script}")
 
 
 if __name__ == "__main__":

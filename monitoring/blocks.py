@@ -7,7 +7,6 @@ lake reads whole columns of it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol, runtime_checkable
@@ -15,9 +14,10 @@ from typing import Any, Final, Protocol, runtime_checkable
 import msgspec
 
 from monitoring.events import Arm, Event, PredictionEvent, Value
+from monitoring.pseudonyms import Digest, plain
 from registry.contract import Column, Contract
 
-__all__ = ["Answered", "Block", "Columns", "block_of_answers", "block_of_events", "decode"]
+__all__ = ["Answered", "Block", "Columns", "block_of_answers", "block_of_events", "by_policy", "decode"]
 
 MANY: Final = 256
 Cells = list[Value] | bytes | None
@@ -126,12 +126,13 @@ def decode(body: bytes) -> Event | Block:
     return _DECODER.decode(body)
 
 
-def block_of_answers(first: Sequence[int], answers: Sequence[Answered]) -> Block:
+def block_of_answers(first: Sequence[int], answers: Sequence[Answered], digest: Digest = plain) -> Block:
     """Answers of one version, all shadows or none, as a block.
 
     Args:
         first: the sequence number of the first row of each.
         answers: one or more.
+        digest: makes pseudonyms of entities and of hashed columns.
     """
     contract, shadow = answers[0].contract, answers[0].arm == "shadow"
     values: list[list[float] | None] | None = None
@@ -147,13 +148,13 @@ def block_of_answers(first: Sequence[int], answers: Sequence[Answered]) -> Block
         [a.at for a in answers],
         [a.received for a in answers],
         [a.arm for a in answers],
-        [_digest(a.entity) if a.entity else "" for a in answers],
+        [digest(a.entity) if a.entity else "" for a in answers],
         [round(a.latency_ms, 3) for a in answers],
         [a.key for a in answers],
         list(chain.from_iterable(a.ids for a in answers)),
         _predictions(contract, answers, values),
         values,
-        [] if shadow else _features(contract, answers),
+        [] if shadow else _features(contract, answers, digest),
     )
 
 
@@ -188,7 +189,7 @@ def _predictions(contract: Contract, answers: Iterable[Answered], values: Sequen
     return list(chain.from_iterable(a.predictions for a in answers))
 
 
-def _features(contract: Contract, answers: Sequence[Answered]) -> list[Cells]:
+def _features(contract: Contract, answers: Sequence[Answered], digest: Digest) -> list[Cells]:
     """By each column's policy: stored, hashed or dropped."""
     made: dict[str, Cells] = {}
     if answers[0].alone:
@@ -197,15 +198,27 @@ def _features(contract: Contract, answers: Sequence[Answered]) -> list[Cells]:
     left = [n for n, column in enumerate(contract.columns) if column.name not in made and column.policy != "drop"]
     if left:
         columns = list(zip(*chain.from_iterable(a.rows for a in answers), strict=True))
-        made |= {(c := contract.columns[n]).name: _kept(c, columns[n]) for n in left}
+        made |= {(c := contract.columns[n]).name: _kept(c, columns[n], digest) for n in left}
     return [made.get(column.name) for column in contract.columns]
 
 
-def _kept(column: Column, values: Iterable[Any]) -> list[Value]:
+def by_policy(answered: Answered, digest: Digest = plain) -> tuple[str, Sequence[Sequence[Any]]]:
+    """The entity and the rows of a request as the log may keep them: hashed, dropped, and the entity as its digest."""
+    entity, rows = answered.entity, answered.rows
+    if entity:
+        entity = digest(entity)
+    if type(rows) is not list:
+        rows = list(rows)
+    if answered.contract.hides and rows:
+        columns = zip(answered.contract.columns, zip(*rows, strict=True), strict=True)
+        nothing = [None] * len(rows)
+        rows = list(
+            zip(*(nothing if c.policy == "drop" else _kept(c, cells, digest) for c, cells in columns), strict=True)
+        )
+    return entity, rows
+
+
+def _kept(column: Column, values: Iterable[Any], digest: Digest) -> list[Value]:
     if column.policy == "store":
         return list(values)
-    return [None if value is None else _digest(str(value)) for value in values]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return [None if value is None else digest(str(value)) for value in values]

@@ -21,8 +21,10 @@ import msgspec
 from pyarrow import ArrowException
 
 from monitoring.blocks import Block, decode
+from monitoring.journal import SUFFIXES
 from monitoring.lake import Lake
 from monitoring.ranges import Range, SpoolReader
+from monitoring.recovery import recover
 from monitoring.spool import SUFFIX
 from registry import process_log
 from registry.child import die_with_parent
@@ -84,6 +86,8 @@ def ship_once(spool_dir: Path, lake: Lake, *, min_rows: int, max_age_s: float, n
 
 def _ship_spool(path: Path, lake: Lake, *, min_rows: int, max_age_s: float, now: float) -> int:
     with _held(path.with_suffix(".lock")) as dead:
+        if dead:
+            recover(path)
         reader = SpoolReader(path)
         try:
             moved = 0
@@ -119,7 +123,8 @@ def _sweep(spool_dir: Path, now: float) -> None:
         with _held(lock) as dead:
             old = lock.exists() and now - lock.stat().st_mtime > _ORPHAN_AGE_S
             if dead and old and not lock.with_suffix(SUFFIX).exists():
-                for draft in spool_dir.rglob(f"{lock.stem}.new*"):
+                drafts = [lock.with_suffix(suffix) for suffix in SUFFIXES]
+                for draft in (*spool_dir.rglob(f"{lock.stem}.new*"), *drafts):
                     draft.unlink(missing_ok=True)
                 lock.unlink(missing_ok=True)
 
@@ -127,7 +132,7 @@ def _sweep(spool_dir: Path, now: float) -> None:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m monitoring.shipper", description="Move spooled events to the lake")
     parser.add_argument("--spool-dir", type=Path, required=True)
-    parser.add_argument("--lake", type=Path, required=True)
+    parser.add_argument("--lake", required=True, help="a folder, or a URL without secrets")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between rounds")
     parser.add_argument("--min-rows", type=int, default=5000, help="rows that make a range due")
     parser.add_argument("--max-age", type=float, default=5.0, help="seconds after which a row is due")

@@ -54,6 +54,8 @@ class Who:
     key: str
     request_id: str
     pinned: Version | None
+    ids: Callable[[int], list[str]] = uuid7s
+    """Names the answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,20 @@ class DataPlane:
     """Predictions and labels of one process."""
 
     def __init__(
-        self, spool: Spool, metrics: ServeMetrics, fallbacks: Fallbacks, clock: Callable[[], float] = time.time
+        self,
+        spool: Spool,
+        metrics: ServeMetrics,
+        fallbacks: Fallbacks,
+        clock: Callable[[], float] = time.time,
+        *,
+        strict: bool = False,
     ) -> None:
         self._spool = spool
         self._metrics = metrics
         self._fallbacks = fallbacks
         self._clock = clock
+        self._strict = strict
+        self._received = -math.inf
         self._logged = {"prediction": 0, "shadow": 0}
         self._counted = dict(self._logged)
 
@@ -114,6 +124,7 @@ class DataPlane:
             Malformed, TooLarge, ContractViolation: the body.
             InferenceFailed, OutputNotFinite: the champion failed.
             Overloaded: the rows waited for the champion longer than they may.
+            StoreUnavailable: answers wait for their events here, and the spool refused them.
         """
         began = time.perf_counter()
         pinned = who.pinned
@@ -126,9 +137,13 @@ class DataPlane:
         choice = Choice(pinned.version, "champion") if pinned else choose(model.route, entity)
         ran = await self._run(model, choice, read, batch, pinned)
         batch, answer = ran.batch, ran.answer
-        ids = uuid7s(len(batch.rows))
+        ids = who.ids(len(batch.rows))
         record = Record(ran.arm, batch.rows, batch.at, batch.entity or "", who.key, (time.perf_counter() - began) * 1e3)
-        self.log(ran.version, record, answer, ids)
+        if self._strict:
+            await asyncio.wrap_future(self._spool.append_durable(self._answered(ran.version, record, answer, ids)))
+            self._logged["prediction"] += len(ids)
+        else:
+            self.log(ran.version, record, answer, ids)
         shadow = self._shadow(model, choice.shadow, read, batch, answer, ids) if choice.shadow is not None else None
         return Predicted(ran.version, ran.arm, answer, ids, shadow, parsed - began, ran.queue_s, ran.infer_s)
 
@@ -199,9 +214,13 @@ class DataPlane:
 
     def log(self, version: Version, record: Record, answer: Answer, ids: Sequence[str]) -> None:
         """Log each row, on the event loop; `ids` are new, or for a shadow those of the answer that was heard."""
+        self._spool.append(self._answered(version, record, answer, ids))
+        self._logged["shadow" if record.arm == "shadow" else "prediction"] += len(ids)
+
+    def _answered(self, version: Version, record: Record, answer: Answer, ids: Sequence[str]) -> Answered:
         now = self._clock()
         at = now if record.at is None else record.at
-        answered = Answered(
+        return Answered(
             version.contract,
             version.version,
             record.arm,
@@ -215,8 +234,6 @@ class DataPlane:
             answer.predictions,
             answer.values,
         )
-        self._spool.append(answered)
-        self._logged["shadow" if record.arm == "shadow" else "prediction"] += len(ids)
 
     async def feedback(self, models: Callable[[str], Model], items: list[LabelItem]) -> list[dict[str, Any]]:
         """Check each label and make the good ones durable; per-item results in order.
@@ -228,7 +245,9 @@ class DataPlane:
         Raises:
             StoreUnavailable: the disk refused; nothing was acknowledged.
         """
-        now = self._clock()
+        # never earlier than the last: of several labels of a prediction the one received last counts, whatever the
+        # machine's clock does in between
+        now = self._received = max(self._received, self._clock())
         results: list[dict[str, Any]] = []
         events: list[LabelEvent] = []
         for item in items:

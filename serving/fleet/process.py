@@ -11,6 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from monitoring.metrics import ServeMetrics
+from monitoring.pseudonyms import load_pseudonyms
 from monitoring.spool import Spool
 from registry.line_writer import LineWriter
 from serving.app import create_app
@@ -42,7 +43,8 @@ def answer(
     sys.setswitchinterval(SWITCH_S)
     _collect_rarely()
     metrics = ServeMetrics(CollectorRegistry())
-    with contextlib.closing(Spool.open(home / "spool", max_bytes=settings.spool_max_bytes)) as spool:
+    digest = load_pseudonyms(home, settings.subject_key)
+    with contextlib.closing(Spool.open(home / "spool", max_bytes=settings.spool_max_bytes, digest=digest)) as spool:
         app = create_app(settings, home / "cache", spool, metrics, observer_of(settings, log), channel=channel)
         service = app.state.service
         protocol = protocol_of(service)

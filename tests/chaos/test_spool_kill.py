@@ -1,8 +1,10 @@
-"""Acknowledged feedback survives kill -9 of its writer and of the shipper (promises 1 and 3, short form).
+"""Acknowledged feedback survives kill -9 of its writer and of the shipper (promise 1), and so do predictions (3).
 
-A writer process appends labels durably and notes each acknowledged id in a file. It is killed at a random moment;
-so is a shipper that works beside it. In the end every noted id must be in the lake's files exactly once. The control
-notes ids before their commit, a bug this test must see as loss. `PERENE_CHAOS=full` kills 500 times instead of 20.
+A process of 32 writers appends labels durably and notes each acknowledged id in a file; four more threads append
+predictions and note each id as soon as `append` returns, which is before its commit. The process is killed at a random
+moment; so is a shipper that works beside it. In the end every noted id must be in the lake's files exactly once. There
+are two controls: labels noted before their commit, and predictions without a journal; the same check sees their loss.
+`PERENE_CHAOS=full` kills 500 times instead of 100.
 """
 
 from __future__ import annotations
@@ -19,37 +21,57 @@ import pytest
 
 from monitoring.lake import Lake
 from monitoring.shipper import ship_once
+from tests.chaos.nursery import Nursery, nursery
 
-CYCLES = 500 if os.environ.get("PERENE_CHAOS") == "full" else 20
+CYCLES = 500 if os.environ.get("PERENE_CHAOS") == "full" else 100
 
 WRITER = """
-import os, sys, threading
+import os, sys, threading, time
 from pathlib import Path
+from monitoring.blocks import Answered
 from monitoring.events import LabelEvent
 from monitoring.ids import uuid7
+from monitoring.journal import SEGMENT_BYTES
 from monitoring.spool import Spool
+from registry.contract import Column, Contract, Output
 
-folder, acks, careless = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "careless"
-spool = Spool.open(folder)
-file = os.open(acks, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+folder, acks = Path(sys.argv[1]), sys.argv[2]
+contract = Contract("m", (Column("x", "float"), Column("who", "string", policy="hash")), Output("regression"))
 
-def work():
-    while True:
-        names = [uuid7() for _ in range(3)]
-        done = spool.append_durable([LabelEvent(name, "m", 1.0, 1e9, 1e9) for name in names])
-        if careless:
-            threading.Event().wait(0.0005)
-        else:
-            done.result()
+def work(manner):
+    spool = Spool.open(folder, journal_bytes=0 if manner == "forgetful" else SEGMENT_BYTES)
+    spool.register("m", 1, contract.to_dict())
+    file = os.open(acks, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def note(names):
         os.write(file, "".join(f"{name}\\n" for name in names).encode())
 
-for _ in range(8):
-    threading.Thread(target=work).start()
+    def label():
+        while True:
+            names = [uuid7() for _ in range(3)]
+            done = spool.append_durable([LabelEvent(name, "m", 1.0, 1e9, 1e9) for name in names])
+            if manner == "careless":
+                time.sleep(0.0005)
+            else:
+                done.result()
+            note(names)
+
+    def predict():
+        while True:
+            names = [uuid7(), uuid7()]
+            rows = [(1.0, "anna"), (2.0, "bob")]
+            spool.append(
+                Answered(contract, 1, "champion", 1e9, 1e9, "e", "k", 0.5, names, rows, [1.0, 2.0], None)
+            )
+            note(names)
+            time.sleep(0.002)
+
+    for _ in range(0 if manner == "forgetful" else 32):
+        threading.Thread(target=label).start()
+    for _ in range(0 if manner == "careless" else 4):
+        threading.Thread(target=predict).start()
+    threading.Event().wait()
 """
-
-
-def _writer(folder: Path, acks: Path, manner: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(acks), manner])
 
 
 def _shipper(folder: Path, lake: Path) -> subprocess.Popen[bytes]:
@@ -63,29 +85,34 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _one_life(writers: Nursery, acks: Path, manner: str, seconds: float) -> None:
+    """Start a process, wait until it has acknowledged something, and kill it after so many seconds."""
+    pause = threading.Event()
+    before = acks.stat().st_size if acks.exists() else 0
+    writers.fork(manner)
+    for _ in range(2_000):
+        if acks.exists() and acks.stat().st_size > before:
+            break
+        pause.wait(0.005)
+    pause.wait(seconds)
+    writers.kill()
+
+
 def _storm(tmp_path: Path, *, cycles: int, manner: str, seed: int) -> tuple[Counter[str], Counter[str]]:
     """Kill writers and shippers `cycles` times; returns how often each id was acknowledged, and lies in the lake."""
     dice = random.Random(seed)
-    pause = threading.Event()
     spool, lake, acks = tmp_path / "spool", tmp_path / "lake", tmp_path / "acks"
     spool.mkdir()
     shipper = _shipper(spool, lake)
-    for cycle in range(cycles):
-        acks_before = acks.stat().st_size if acks.exists() else 0
-        writer = _writer(spool, acks, manner)
-        while not acks.exists() or acks.stat().st_size == acks_before:
-            assert writer.poll() is None
-            pause.wait(0.01)
-        pause.wait(dice.uniform(0, 0.4))
-        if cycle % 2:
-            _kill(shipper)
-            _kill(writer)
-            shipper = _shipper(spool, lake)
-        else:
-            _kill(writer)
+    with nursery(WRITER, spool, acks) as writers:
+        for cycle in range(cycles):
+            _one_life(writers, acks, manner, dice.uniform(0, 0.2))
+            if cycle % 10 == 9:
+                _kill(shipper)
+                shipper = _shipper(spool, lake)
     _kill(shipper)
     ship_once(spool, Lake(lake), min_rows=1, max_age_s=0, now=0)
-    assert [path.name for path in spool.glob("*.spool*")] == []
+    assert [path.name for path in spool.iterdir() if path.suffix not in (".lock", ".lost")] == []
     acknowledged = Counter(line for line in acks.read_text().splitlines() if len(line) == 36)
     return acknowledged, _found(Lake(lake))
 
@@ -93,14 +120,15 @@ def _storm(tmp_path: Path, *, cycles: int, manner: str, seed: int) -> tuple[Coun
 def _found(lake: Lake) -> Counter[str]:
     """Ids by row of file: the reader's de-duplication is not allowed to help."""
     found: Counter[str] = Counter()
-    for path in lake.files("m", "label"):
-        found.update(lake.read("m", "label", columns=["_id"], files=[path]).column("_id").to_pylist())
+    for kind in ("label", "prediction"):
+        for path in lake.files("m", kind):
+            found.update(lake.read("m", kind, columns=["_id"], files=[path]).column("_id").to_pylist())
     return found
 
 
 @pytest.mark.timeout(120 + 4 * CYCLES)
 def test_every_acknowledged_label_is_in_the_lake_once(tmp_path: Path) -> None:
-    """The writer is killed in each cycle, the shipper in every other: nothing is missing, nothing there twice."""
+    """The writers are killed in each cycle, the shipper in every tenth: nothing is missing, nothing there twice."""
     acknowledged, found = _storm(tmp_path, cycles=CYCLES, manner="careful", seed=7)
     print(f"{len(acknowledged)} acknowledged, {len(found)} found, {CYCLES} kills")
     assert len(acknowledged) >= 100 * CYCLES
@@ -108,9 +136,10 @@ def test_every_acknowledged_label_is_in_the_lake_once(tmp_path: Path) -> None:
     assert [name for name, times in found.items() if times > 1] == []
 
 
-def test_control_acknowledging_before_the_commit_is_caught(tmp_path: Path) -> None:
-    """The same check sees loss when ids are noted before they are on disk."""
-    acknowledged, found = _storm(tmp_path, cycles=4, manner="careless", seed=8)
+@pytest.mark.parametrize("manner", ["careless", "forgetful"])
+def test_control_acknowledging_before_the_commit_is_caught(tmp_path: Path, manner: str) -> None:
+    """The same check sees loss when labels are noted before they are on disk, and predictions without a journal."""
+    acknowledged, found = _storm(tmp_path, cycles=4, manner=manner, seed=8)
     lost = [name for name in acknowledged if found[name] == 0]
-    print(f"{len(acknowledged)} acknowledged, {len(lost)} lost")
+    print(f"{manner}: {len(acknowledged)} acknowledged, {len(lost)} lost")
     assert lost != []

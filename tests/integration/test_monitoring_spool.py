@@ -158,8 +158,8 @@ def test_close_commits_and_later_appends_are_counted(tmp_path: Path) -> None:
 
 
 def test_close_counts_what_the_disk_refused(tmp_path: Path) -> None:
-    """Events that could never be committed are counted as lost when the spool closes."""
-    spool = Spool.open(tmp_path, commit_interval_s=0.02)
+    """Events that could never be committed, and that no journal has, are counted as lost when the spool closes."""
+    spool = Spool.open(tmp_path, commit_interval_s=0.02, journal_bytes=0)
     db = connect(spool.path)
     db.execute("ALTER TABLE events RENAME TO elsewhere")
     db.close()
