@@ -6,6 +6,8 @@ which spool rows a file holds, so writing the same range again replaces the same
 
 from __future__ import annotations
 
+import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -19,15 +21,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monitoring.blocks import Block, block_of_events
+from monitoring.encodings import options
 from monitoring.events import Event, LabelEvent, PredictionEvent
+from monitoring.lake_rows import about
 from monitoring.lake_tables import TIME, Kind, empty_table, label_table, micros, prediction_table, unify
+from monitoring.revisions import numbered
 from monitoring.storage import Key, Storage
+from monitoring.tombstones import Tombstones
 from registry.contract import Contract
+from registry.errors import StoreUnavailable
 
-__all__ = ["Key", "Lake"]
+__all__ = ["Key", "Lake", "Range"]
 
 Moment = datetime | float | None
 """A bound of a reading: an aware datetime, unix seconds, or none."""
+Range = tuple[str, int, int]
+"""Boot, first and last number of spool rows."""
+_RANGES = b"perene.ranges"
+"""Where a merged file keeps its ranges, in its footer."""
+_LISTINGS = 8
+"""How often a reader lists files anew that vanish under it, with pauses that double from 10 ms."""
 _Part = tuple[str, Kind, str, int]
 """Model, kind, day and version (0 for labels) that share one file."""
 
@@ -37,6 +50,7 @@ class Lake:
 
     def __init__(self, root: Path | str) -> None:
         self.storage = Storage(root)
+        self.tombstones = Tombstones(self.storage)
 
     def write(
         self,
@@ -63,9 +77,29 @@ class Lake:
                 table = prediction_table(_blocks(parts[part]), boot, contracts.get((model, version)))
             suffix = "" if kind == "label" else f"-v{version}"
             key = _folder(model, kind) / f"date={day}" / f"{boot}-{first}-{last}{suffix}.parquet"
-            self.storage.write(key, _parquet(table))
-            written.append(key)
+            if self._put(key, model, table):
+                written.append(key)
         return written
+
+    def _put(self, key: Key, model: str, table: pa.Table) -> bool:
+        """Write a table without what is erased; once more, if an erasure began meanwhile. False: nothing is left."""
+        while True:
+            erased = self.tombstones.of(model)
+            hits = erased.hits(table)
+            if (found := erased.by_subject(model, table.filter(hits))) is not None:
+                self.tombstones.add(found)  # their shadows and labels come later, and say no subject
+                continue
+            left = table.filter(pc.invert(hits))
+            if left.num_rows or not table.num_rows:
+                self.storage.write(key, _parquet(left))
+            else:
+                self.storage.remove(key)
+            if erased.names.issuperset(self.tombstones.names(model)):
+                return bool(left.num_rows)
+
+    def encoded(self, key: Key, table: pa.Table) -> pa.Buffer:
+        """The bytes of a file of this name with these rows."""
+        return _parquet(table)
 
     def models(self) -> list[str]:
         """Names of the models that have events."""
@@ -80,9 +114,20 @@ class Lake:
         with self.storage.read(key) as source, pq.ParquetFile(source) as file:
             return int(file.metadata.num_rows)
 
-    def merge(self, model: str, kind: Kind, files: Sequence[Key], into: Key) -> None:
-        """Write the rows of several files, each (`_boot`, `_seq`) once and in the order of time, into one more."""
-        self.storage.write(into, _parquet(self.read(model, kind, files=files)))
+    def ranges(self, key: Key) -> list[Range]:
+        """The spool ranges that a merged file holds, by its footer; of any other file none."""
+        with self.storage.read(key) as source, pq.ParquetFile(source) as file:
+            found = (file.metadata.metadata or {}).get(_RANGES)
+        return [(boot, first, last) for boot, first, last in json.loads(found)] if found else []
+
+    def merge(self, model: str, kind: Kind, files: Sequence[Key], into: Key, *, ranges: Sequence[Range] = ()) -> None:
+        """Write the rows of several files, each (`_boot`, `_seq`) once and in the order of time, into one more.
+
+        Raises:
+            StoreUnavailable: one of the files is gone, or cannot be read; nothing is written.
+        """
+        table = self.read(model, kind, files=files)
+        self._put(into, model, table.replace_schema_metadata({_RANGES: json.dumps(ranges)}))
 
     def read(
         self,
@@ -93,6 +138,7 @@ class Lake:
         until: Moment = None,
         columns: Sequence[str] | None = None,
         files: Iterable[Key] | None = None,
+        ids: pa.ChunkedArray | None = None,
     ) -> pa.Table:
         """Rows with since <= `_at` < until, each (`_boot`, `_seq`) once, sorted by (`_at`, `_seq`).
 
@@ -103,31 +149,63 @@ class Lake:
             until: moment after the last.
             columns: columns to return; those that no file has are left out.
             files: read only these, as returned by `files`.
+            ids: read only rows that are about these predictions.
         """
         low, high = _bound(since, 0), _bound(until, None)
-        chosen = [key for key in (self.files(model, kind) if files is None else files) if _overlaps(key, low, high)]
-        needed = None if columns is None else {*columns, "_at", "_boot", "_seq"}
-        tables = [self._load(key, needed) for key in chosen]
+        needed = None if columns is None else {*columns, "_at", "_boot", "_seq", *(("_id",) if ids is not None else ())}
+        tables = self._loaded(model, kind, files, low, high, needed, ids)
         table = _once(_between(unify([empty_table(kind).select(_known(kind, needed)), *tables]), low, high))
         return table if columns is None else table.select([c for c in columns if c in table.column_names])
 
     def joined(self, model: str, *, since: Moment = None, until: Moment = None) -> pa.Table:
-        """Served predictions with `_label`, `_label_at` (the last revision) and `_shadow_*`; null where there is none.
+        """Served predictions with `_label`, `_label_at` (the last of `_label_revisions`) and `_shadow_*`, or null.
 
         The bounds are those of the prediction; its label and shadow are found wherever they lie.
         """
         served = self.read(model, "prediction", since=since, until=until)
-        labels = self.read(model, "label", columns=["_id", "_label", "_at", "_received", "_boot", "_seq"])
+        label_columns = ["_id", "_label", "_at", "_received", "_boot", "_seq"]
+        labels = numbered(self.read(model, "label", columns=label_columns, ids=served.column("_id")))
         shadow_columns = ["_id", "_prediction", "_probabilities", "_version", "_received", "_boot", "_seq"]
-        shadows = self.read(model, "shadow", columns=shadow_columns)
-        served = _attach(served, labels, {"_label": "_label", "_at": "_label_at"})
+        shadows = self.read(model, "shadow", columns=shadow_columns, ids=served.column("_id"))
+        served = _attach(served, labels, {"_label": "_label", "_at": "_label_at", "_revision": "_label_revisions"})
         names = {name: f"_shadow{name}" for name in ("_prediction", "_probabilities", "_version")}
         return _attach(served, shadows, names)
 
-    def _load(self, key: Key, needed: set[str] | None) -> pa.Table:
+    def _loaded(
+        self,
+        model: str,
+        kind: Kind,
+        files: Iterable[Key] | None,
+        low: int | None,
+        high: int | None,
+        needed: set[str] | None,
+        ids: pa.ChunkedArray | None,
+    ) -> list[pa.Table]:
+        """Tables of the files that may hold rows between the bounds.
+
+        A file that vanished since it was listed was merged, so its rows are in one that was there before it went: they
+        are found by listing anew.
+        """
+        given = None if files is None else list(files)
+        for attempt in range(_LISTINGS):
+            listed = self.files(model, kind) if given is None else given
+            try:
+                found = (self._load(key, needed, low, high) for key in listed if _overlaps(key, low, high))
+                return list(found if ids is None else about(found, ids.combine_chunks()))
+            except FileNotFoundError as error:
+                if given is not None or attempt == _LISTINGS - 1:
+                    raise StoreUnavailable(
+                        "a file of the event lake is gone", where="lake_url", hint="list the files again"
+                    ) from error
+                time.sleep(0.01 * 2**attempt)
+        raise AssertionError
+
+    def _load(self, key: Key, needed: set[str] | None, low: int | None, high: int | None) -> pa.Table:
+        """The row groups that may hold rows between the bounds."""
         with self.storage.read(key) as source, pq.ParquetFile(source) as file:
             names = None if needed is None else [name for name in file.schema_arrow.names if name in needed]
-            return file.read(columns=names)
+            groups = [n for n in range(file.num_row_groups) if _holds(file.metadata.row_group(n), low, high)]
+            return file.read_row_groups(groups, columns=names).replace_schema_metadata(None)
 
 
 def _folder(model: str, kind: Kind) -> Key:
@@ -175,10 +253,8 @@ def _day(seconds: float) -> str:
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
-    # numbers and ids hardly repeat: trying to make a dictionary of them takes longer than all the rest
-    words = [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "_id"]
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=words)
+    pq.write_table(table, sink, **options(table))
     return sink.getvalue()
 
 
@@ -194,6 +270,16 @@ def _overlaps(key: Key, low: int | None, high: int | None) -> bool:
     day = date.fromisoformat(key.parent.name.removeprefix("date="))
     start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
     return (high is None or start < high) and (low is None or start + 86_400_000_000 > low)
+
+
+def _holds(group: pq.RowGroupMetaData, low: int | None, high: int | None) -> bool:
+    """Whether a row group can hold rows between the bounds, by what its footer says of `_at`."""
+    for number in range(group.num_columns if low or high is not None else 0):
+        column = group.column(number)
+        if column.path_in_schema == "_at" and column.statistics is not None and column.statistics.has_min_max:
+            first, last = (micros(moment.timestamp()) for moment in (column.statistics.min, column.statistics.max))
+            return (high is None or first < high) and last >= (low or 0)
+    return True
 
 
 def _known(kind: Kind, needed: set[str] | None) -> list[str]:
@@ -214,11 +300,18 @@ def _once(table: pa.Table) -> pa.Table:
     """Each (`_boot`, `_seq`) once, sorted by (`_at`, `_seq`) and then boot."""
     if not table.num_rows:
         return table
-    table = table.sort_by([("_at", "ascending"), ("_seq", "ascending"), ("_boot", "ascending")])
+    if not _sorted(table):
+        table = table.sort_by([("_at", "ascending"), ("_seq", "ascending"), ("_boot", "ascending")])
     boots = table.column("_boot").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     # one number for the pair: sequence numbers stay far below 2**40 within a boot
     _, first = np.unique((boots << 40) | table.column("_seq").to_numpy(), return_index=True)
     return table if len(first) == table.num_rows else table.take(pa.array(np.sort(first)))
+
+
+def _sorted(table: pa.Table) -> bool:
+    """Whether rows are in order already, as merged files are: moving all columns takes longer than to look."""
+    at = np.diff(table.column("_at").cast(pa.int64()).to_numpy())
+    return bool(np.all((at > 0) | ((at == 0) & (np.diff(table.column("_seq").to_numpy()) > 0))))
 
 
 def _attach(served: pa.Table, others: pa.Table, names: Mapping[str, str]) -> pa.Table:

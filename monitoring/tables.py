@@ -33,6 +33,11 @@ def seconds(table: pa.Table, name: str) -> Floats:
     return floats(table, name)
 
 
+def arrivals(table: pa.Table) -> Floats:
+    """When each row was received, as unix seconds; a table that does not say was received at event time."""
+    return seconds(table, "_received" if "_received" in table.column_names else "_at")
+
+
 def floats(table: pa.Table, name: str) -> Floats:
     """A numeric or bool column, null as NaN; a column the table does not have is all null."""
     if name not in table.column_names:
