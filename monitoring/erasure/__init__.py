@@ -1,0 +1,1 @@
+"""Erasing a person's events: from spools and the lake, for good, and provably."""
