@@ -85,10 +85,10 @@ def verified(settings: Settings, name: str, version: int, scratch: Path) -> Bund
         PereneError: it cannot be had, or must not serve.
     """
     trusted = tuple(load_verifier(key) for key in settings.signing.trusted)
-    bundle = _cached(settings, name, version)
+    bundle = from_cache(settings, name, version)
     fetched = bundle is None
     if bundle is None:
-        bundle = _fetch(settings, name, version, scratch / "bundle")
+        bundle = from_store(settings, name, version, scratch / "bundle")
     if trusted:
         verify_bundle(bundle.path, trusted)
     if bundle.contract.model != name:
@@ -101,7 +101,8 @@ def verified(settings: Settings, name: str, version: int, scratch: Path) -> Bund
     return bundle
 
 
-def _cached(settings: Settings, name: str, version: int) -> Bundle | None:
+def from_cache(settings: Settings, name: str, version: int) -> Bundle | None:
+    """The version's bundle in the server's cache, when its golden rows ran there."""
     folder = settings.places.bundle(name, version)
     if not folder.with_name(f"{version}.golden.json").is_file():
         return None
@@ -111,8 +112,12 @@ def _cached(settings: Settings, name: str, version: int) -> Bundle | None:
         return None
 
 
-def _fetch(settings: Settings, name: str, version: int, to: Path) -> Bundle:
-    """A download by a child: MLflow would take 190 MB of this process for good."""
+def from_store(settings: Settings, name: str, version: int, to: Path) -> Bundle:
+    """A download by a child: MLflow would take 190 MB of this process for good.
+
+    Raises:
+        PereneError: MLflow has no such version, or does not answer.
+    """
     command = [sys.executable, "-m", "perene.fetch", str(settings.places.artifacts), name, str(version), str(to)]
     places = addresses(settings.places.ledger_url, settings.places.tracking_uri)
     done = subprocess.run(

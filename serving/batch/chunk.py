@@ -8,15 +8,20 @@ from typing import Any, Protocol
 
 import msgspec
 
+from monitoring.mark import Mark
 from serving.dialects.tabular import Cells
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The number of the next row, from 0; in CSV also the byte and the line (from 1) at which it begins."""
+    """The number of the next row, from 0; in CSV also the byte and the line (from 1) at which it begins.
+
+    In recorded traffic `mark` says which row was the last one.
+    """
 
     row: int = 0
     byte: int = 0
     line: int = 1
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True)

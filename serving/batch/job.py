@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,7 +97,6 @@ def score(asked: Asked, scorer: Scorer, model: Model, *, report: Report = _quiet
         FileUnsound: rows do not fit the contract, and `errors` is `refuse`.
         InferenceFailed: the model fails again and again; the job can be gone on with.
     """
-    began = time.monotonic()
     check_output(asked)
     with InputFile(asked.file) as file, closing(_source(file, scorer, asked.keep)) as source:
         schema = output_schema(scorer.contract.output, source.kept_types)
@@ -104,27 +104,56 @@ def score(asked: Asked, scorer: Scorer, model: Model, *, report: Report = _quiet
             check_csv(source.kept_types, asked.out)
         options = Options(asked.out.name, asked.errors, list(asked.keep), asked.rows_per_part, scorer.decoder.mode)
         job = Job(FORMAT, file.identity(source.schema), model, options)
-        with _opened(asked.out) as parts:
-            try:
-                resumed = _prepare(parts, job, asked, source, schema)
-                if parts.journal.done is None:
-                    _Work(asked, scorer, source, schema, parts, report).run()
-                    file.check_unchanged()
-                    parts.finish(schema)
-                else:
-                    parts.publish()
-            except (FileUnsound, ContractViolation) as error:
-                parts.clear()
-                raise file_refused(asked.file, error) if isinstance(error, ContractViolation) else error from None
-            except OSError as error:
-                full = error.errno in _FULL
-                what = "the disk is full" if full else f"it cannot be written ({error.strerror})"
-                raise BatchRefused(
-                    f"{asked.out}: {what}; what is answered so far is kept",
-                    where=str(parts.folder),
-                    hint=f"{'make room' if full else 'mend that'}, then run the same command again",
-                ) from error
-            return _summary(parts, resumed, time.monotonic() - began)
+        return carry_out(Order(asked, job, schema, check=file.check_unchanged), scorer, source, report=report)
+
+
+Make = Callable[[Scorer, Ready], tuple[Any, list[Reject]]]
+"""Makes the rows of the output for one chunk, and says which rows are not among them."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job that is to be begun or gone on with.
+
+    `schema` is that of the output, of which `make` makes the rows (by default the answers); `check` is asked before
+    the output gets its name.
+    """
+
+    asked: Asked
+    job: Job
+    schema: Any
+    make: Make | None = None
+    check: Callable[[], None] = lambda: None
+
+
+def carry_out(order: Order, scorer: Scorer, source: Source, *, report: Report = _quiet) -> Summary:
+    """Answer every row of a source, in parts; the output appears when it is complete.
+
+    Raises:
+        BatchRefused, FileUnsound, InferenceFailed: as `score`.
+    """
+    began, asked, schema = time.monotonic(), order.asked, order.schema
+    with _opened(asked.out) as parts:
+        try:
+            resumed = _prepare(parts, order.job, asked, source, schema)
+            if parts.journal.done is None:
+                _Work(order, scorer, source, parts, report).run()
+                order.check()
+                parts.finish(schema)
+            else:
+                parts.publish()
+        except (FileUnsound, ContractViolation) as error:
+            parts.clear()
+            raise file_refused(asked.file, error) if isinstance(error, ContractViolation) else error from None
+        except OSError as error:
+            full = error.errno in _FULL
+            what = "the disk is full" if full else f"it cannot be written ({error.strerror})"
+            raise BatchRefused(
+                f"{asked.out}: {what}; what is answered so far is kept",
+                where=str(parts.folder),
+                hint=f"{'make room' if full else 'mend that'}, then run the same command again",
+            ) from error
+        return _summary(parts, resumed, time.monotonic() - began)
 
 
 def _opened(out: Path) -> Parts:
@@ -170,11 +199,11 @@ def _summary(parts: Parts, resumed: int, seconds: float) -> Summary:
 class _Work:
     """The three threads of a job."""
 
-    def __init__(self, asked: Asked, scorer: Scorer, source: Source, schema: Any, parts: Parts, report: Report) -> None:
-        self._asked = asked
+    def __init__(self, order: Order, scorer: Scorer, source: Source, parts: Parts, report: Report) -> None:
+        self._asked = order.asked
         self._scorer = scorer
         self._source = source
-        self._schema = schema
+        self._make = order.make or partial(answered, schema=order.schema, nulls=order.asked.errors == "null")
         self._parts = parts
         self._report = report
         self._ready: queue.Queue[Ready | BaseException | None] = queue.Queue(_AHEAD)
@@ -203,7 +232,7 @@ class _Work:
         seen = size = 0
         after: Place | None = None
         for ready in self._taken():
-            made, refused = answered(self._scorer, ready, self._schema, nulls=self._asked.errors == "null")
+            made, refused = self._make(self._scorer, ready)
             if refused and self._asked.errors == "refuse":
                 raise rows_refused(self._asked.file, refused)
             batches.append(made)

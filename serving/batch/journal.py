@@ -40,6 +40,17 @@ class Options(msgspec.Struct, frozen=True):
     decoding: str
 
 
+class Traffic(msgspec.Struct, frozen=True):
+    """Recorded traffic that is answered again: what was asked for, and the moments (microseconds) that it meant."""
+
+    lake: str
+    since: str
+    until: str
+    without_dropped: bool
+    start: int | None
+    end: int
+
+
 class Job(msgspec.Struct, frozen=True, tag="job"):
     """What a job is: only the same one goes on."""
 
@@ -47,6 +58,7 @@ class Job(msgspec.Struct, frozen=True, tag="job"):
     input: Identity
     model: Model
     options: Options
+    traffic: Traffic | None = None
 
 
 class Written(msgspec.Struct, frozen=True):

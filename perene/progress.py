@@ -1,0 +1,55 @@
+"""Long work at the terminal: a bar while it goes on, and a word when somebody ends it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from perene.output import say, talk
+
+if TYPE_CHECKING:
+    from serving.batch.job import Report
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def interruptible(said: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work inside with a word of what is kept.
+
+    Raises:
+        typer.Exit: with 130 when one of them came.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(said)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def bar() -> Iterator[Report]:
+    """A bar on stderr when that is a terminal; else nothing is shown."""
+    if not sys.stderr.isatty():
+        yield lambda reached, total, rows: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    shown = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*shown, console=talk, transient=True) as progress:
+        task = progress.add_task("reading", total=None)
+
+        def report(reached: int, total: int, rows: int) -> None:
+            progress.update(task, completed=reached, total=total, description=f"{rows:,} rows")
+
+        yield report
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Recorded traffic, answered again by another version, and the answers compared."""
