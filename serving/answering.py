@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from monitoring.ids import uuid7
+from monitoring.ids import uuid7, uuid7s
 from registry.errors import VersionUnknown
 from serving.access.auth import Caller
 from serving.dataplane import Predicted, Read, Who
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from serving.service import Service
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+IDS = "perene.ids"
+"""Where a scope says how the answers are named, if not by new ids."""
 INLINE_BYTES = 64 * 1024
 """Larger bodies take milliseconds, so they take a thread: other requests do not wait for them."""
 
@@ -63,13 +65,7 @@ def prediction(
 
     async def predict(request: Request, caller: Caller, request_id: str) -> Response:
         began = time.perf_counter()
-        parts = request.path_params
-        if "model" in parts:
-            model, pinned = find(service, parts["model"], parts.get("version"), parts.get("alias"))
-        else:
-            model, pinned = service.table.default(service.settings.default_model), None
-        caller.may_use(model.name)
-        pinned = _by_header(service, request, caller, model, pinned)
+        model, pinned = target(service, request, caller)
         kind = media_type(request, media)
         model, pinned = await service.residents.ready(model, pinned)
         (pinned or model.champion).batcher.admit()
@@ -79,7 +75,7 @@ def prediction(
         read = asked.read
         if caller.limits is not None:
             read = await charged(service, caller, read, pinned or model.champion, heavy=heavy)
-        who = Who(caller.id, request_id, pinned)
+        who = Who(caller.id, request_id, pinned, request.scope.get(IDS, uuid7s))
         with service.residents.using(model.name):
             done = await service.plane.predict(model, read, who, heavy=heavy)
         encoding = time.perf_counter()
@@ -112,6 +108,21 @@ def prediction(
         return response
 
     return handler
+
+
+def target(service: Service, request: Request, caller: Caller) -> tuple[Model, Version | None]:
+    """The model that a request is for, and the version that it asks for.
+
+    Raises:
+        PereneError: there is none, or it is not the caller's to ask.
+    """
+    parts = request.path_params
+    if "model" in parts:
+        model, pinned = find(service, parts["model"], parts.get("version"), parts.get("alias"))
+    else:
+        model, pinned = service.table.default(service.settings.default_model), None
+    caller.may_use(model.name)
+    return model, _by_header(service, request, caller, model, pinned)
 
 
 def _by_header(

@@ -32,6 +32,8 @@ from serving.dialects import columns
 from serving.dialects.dialect import PERENE, Dialect, of_path
 from serving.errors import Limited, Malformed, Overloaded, status_of
 from serving.fleet.numbers import Numbers
+from serving.jobs import later
+from serving.jobs import routes as jobs
 from serving.labels import read_items
 from serving.loaded.models import Model
 from serving.loaded.residents import resident_names
@@ -62,6 +64,8 @@ def create_app(
     """
     service = Service(settings, cache, spool, metrics, observer or Observer())
     service.numbers = Numbers(metrics.registry, service.settle, channel)
+    predict = prediction(service, _own, (JSON, *columns.MEDIA))
+    answerer = later.Answerer(service, predict)
     metrics.build_info.labels(version=__version__).set(1)
     metrics.workers.set(1)
 
@@ -69,7 +73,7 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.refresh()
         follower = asyncio.create_task(service.follow())
-        async with service.numbers.told(), dialects.listening(service):
+        async with service.numbers.told(), dialects.listening(service), answerer.at_work():
             yield
         follower.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -77,26 +81,32 @@ def create_app(
         service.close()
         await service.limits.close()
         await asyncio.to_thread(service.observer.close)
+        service.desk.close()
         service.idempotency.close()
 
     # a redirect would send the caller to whatever host its own header names
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    _routes(app, service)
+    _routes(app, service, predict)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _http_error)
     app.add_middleware(Guarded, guard=service.guard, refuse=partial(_turned_away, service))
     return app
 
 
-def _routes(app: FastAPI, service: Service) -> None:
+def _routes(app: FastAPI, service: Service, now: Handler) -> None:
     def add(path: str, method: str, scope: str | None, handler: Handler, dialect: Dialect = PERENE) -> None:
-        app.add_route(path, _endpoint(service, pattern_of(path), scope, handler, dialect), methods=[method])
+        app.add_route(path, _endpoint(service, pattern_of(path), scope, handler, dialect), methods=method.split())
 
-    predict, feedback = prediction(service, _own, (JSON, *columns.MEDIA)), _feedback(service)
+    predict, feedback = later.deferrable(service, now, _own), _feedback(service)
     add("/predict", "POST", "predict", predict)
     add("/models/{model}/predict", "POST", "predict", predict)
-    add("/models/{model}/versions/{version}/predict", "POST", "predict", predict)
+    add("/models/{model}/versions/{version}/predict", "POST", "predict", now)
+    add("/models/{model}/batch", "POST", "predict", jobs.submit(service))
+    add("/models/{model}/batch/{job}/result", "GET", "predict", jobs.result(service))
+    add("/models/{model}/batch/{job}", "GET DELETE", "predict", jobs.one(service))
+    add("/jobs/{job}", "GET DELETE", "predict", jobs.one(service))
+    add("/jobs", "GET", "predict", jobs.listed(service))
     add("/feedback", "POST", "feedback", feedback)
     add("/models/{model}/feedback", "POST", "feedback", feedback)
     add("/models", "GET", "read", _list(service))
@@ -172,7 +182,13 @@ def _feedback(service: Service) -> Handler:
         results = await service.plane.feedback(allowed, read_items(data, name, most=service.settings.max_rows))
         return _json({"results": results}, request_id)
 
-    return handler
+    async def once(request: Request, caller: Caller, request_id: str) -> Response:
+        # a repeat must not undo what somebody else said of the prediction meanwhile
+        if "idempotency-key" in request.headers:
+            return await service.idempotency.once(request, caller, request_id, handler)
+        return await handler(request, caller, request_id)
+
+    return once
 
 
 def _list(service: Service) -> Handler:

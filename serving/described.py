@@ -23,6 +23,7 @@ STATUSES: Final = {
     "431": "The head of the request is too large.",
     "500": "The model failed, its answer is not a finite number, or nobody foresaw it.",
     "503": "Not ready, overloaded, or the disk refuses labels.",
+    "507": "There is no room to keep what was sent.",
 }
 _EVERYWHERE: Final = ("400", "403", "421", "431", "500")
 _KEYED: Final = ("401", "429")
@@ -55,6 +56,7 @@ def headers() -> dict[str, Any]:
         "RateLimitPolicy": header("The key's limits, where it has any.", text),
         "Replayed": header("The answer is that of an earlier request with this idempotency key.", {"enum": ["true"]}),
         "RetryAfter": header("Seconds to wait.", {**whole, "minimum": 1}),
+        "Location": header("Where the job is.", text, always=True),
         "Authenticate": header("How to say who you are.", text, always=True),
         "BinaryLength": header("Bytes of JSON before the tensors, where they come as bytes.", whole),
     }
@@ -73,6 +75,11 @@ def parameters() -> dict[str, Any]:
             "Idempotency-Key",
             "a repeat with the same key and the same request is given the same answer",
             {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        ),
+        "Prefer": header(
+            "Prefer",
+            "`respond-async`: answer 202 at once, and the prediction later",
+            {**word, "examples": ["respond-async"]},
         ),
         "ModelVersion": header(
             "X-Model-Version",
@@ -108,21 +115,27 @@ def error_of(path: str) -> dict[str, Any]:
 def _operation(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     """One operation, completed."""
     keyed = operation.get("security") != []
-    predicts = bool(_PREDICTS.search(path))
+    predicts, tells = bool(_PREDICTS.search(path)), path.endswith("/feedback")
     given = operation["responses"]
-    codes = {*given, *_EVERYWHERE, *(_KEYED if keyed else ()), *(("409", "503") if predicts else ())}
+    codes = {*given, *_EVERYWHERE, *(_KEYED if keyed else ()), *(("409", "503") if predicts or tells else ())}
     answered = {code: response for code, response in given.items() if code == "200" or "content" in response}
+    accepted = {code: response for code, response in given.items() if code == "202"}
     responses = {
         code: _good(answered[code], path, predicts=predicts)
         if code == "200"
         else _refusal(path, code, answered, keyed=keyed)
-        for code in sorted(codes)
-    }
-    taken = [*operation.get("parameters", ()), *(_parameters(path) if predicts else (_parameter("RequestId"),))]
+        for code in sorted(codes - accepted.keys())
+    } | accepted
+    own = (
+        _parameters(path) if predicts else [_parameter("RequestId"), *([_parameter("IdempotencyKey")] if tells else [])]
+    )
+    taken = [*operation.get("parameters", ()), *own]
     return {**operation, "parameters": taken, "responses": responses}
 
 
 def _good(response: dict[str, Any], path: str, *, predicts: bool) -> dict[str, Any]:
+    if path.endswith("/feedback"):
+        return {**response, "headers": _headers("RequestId", "Replayed")}
     if not predicts:
         return response
     told = ["RequestId", "ModelName", "ModelVersion", "PredictionId", "ServerTiming", "RateLimit", "RateLimitPolicy"]
@@ -135,7 +148,13 @@ def _refusal(path: str, code: str, answered: dict[str, Any], *, keyed: bool) -> 
         told_so: dict[str, Any] = answered.get(code, {"description": "Not yet."})
         return told_so
     told = ["RequestId"]
-    told += {"401": ["Authenticate"], "409": ["RetryAfter"], "429": ["RetryAfter"], "503": ["RetryAfter"]}.get(code, [])
+    told += {
+        "401": ["Authenticate"],
+        "409": ["RetryAfter"],
+        "429": ["RetryAfter"],
+        "503": ["RetryAfter"],
+        "507": ["RetryAfter"],
+    }.get(code, [])
     content = {JSON: {"schema": error_of(path)}, PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {"description": STATUSES[code], "headers": _headers(*told), "content": content}
 
@@ -150,6 +169,7 @@ _NAMES: Final = {
     "RateLimitPolicy": "RateLimit-Policy",
     "Replayed": "Idempotency-Replayed",
     "RetryAfter": "Retry-After",
+    "Location": "Location",
     "Authenticate": "WWW-Authenticate",
     "BinaryLength": "Inference-Header-Content-Length",
 }
@@ -161,6 +181,7 @@ def _headers(*told: str) -> dict[str, Any]:
 
 def _parameters(path: str) -> list[dict[str, Any]]:
     names = ["RequestId", "IdempotencyKey"]
+    names += ["Prefer"] if path.endswith("/predict") and not path.startswith("/v") and not _PINS.search(path) else []
     names += [] if _PINS.search(path) else ["ModelVersion"]
     names += [] if of_path(path) is PERENE else ["Entity", "EventTime"]
     names += ["BinaryLength"] if path.endswith("/infer") else []

@@ -83,6 +83,32 @@ class IdempotencyConflict(PereneError):
     retry_after_s: float | None = None
 
 
+class JobUnknown(PereneError):
+    """There is no such job, or it is another key's."""
+
+    code = "job_unknown"
+
+
+class JobNotDone(PereneError):
+    """The job has no result: it has not ended, or it ended without one."""
+
+    code = "job_not_done"
+
+
+class QueueFull(PereneError):
+    """As many jobs wait as may."""
+
+    code = "queue_full"
+    retry_after_s: float = 30.0
+
+
+class StorageFull(PereneError):
+    """There is no room to keep what was sent; nothing was accepted."""
+
+    code = "storage_full"
+    retry_after_s: float = 60.0
+
+
 class HostNotAllowed(PereneError):
     """The Host of the request is none by which this server is called."""
 
@@ -107,6 +133,8 @@ _STATUS: Final[tuple[tuple[type[PereneError], int], ...]] = (
     (NotAllowed, 403),
     (ModelUnknown, 404),
     (VersionUnknown, 404),
+    (JobUnknown, 404),
+    (JobNotDone, 409),
     (IdempotencyConflict, 409),
     (TooLarge, 413),
     (WrongMediaType, 415),
@@ -116,6 +144,8 @@ _STATUS: Final[tuple[tuple[type[PereneError], int], ...]] = (
     (HeadersTooLarge, 431),
     (NotReady, 503),
     (Overloaded, 503),
+    (QueueFull, 503),
+    (StorageFull, 507),
     (StoreUnavailable, 503),
     (BundleCorrupt, 500),
     (OutputNotFinite, 500),

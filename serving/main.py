@@ -1,4 +1,4 @@
-"""`python -m serving`: puller and shipper, and beside them one process that answers, or several and their parent.
+"""`python -m serving`: puller, shipper and jobs, and beside them one process that answers, or several and their parent.
 
 What answers is imported only where it is needed: the parent of several is small.
 """
@@ -15,10 +15,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from monitoring.lake_root import lake_root
 from registry import process_log
 from registry.errors import ConfigInvalid, PereneError
 from registry.line_writer import LineWriter
-from registry.private import LEDGER, TRACKING, addresses, taken
+from registry.private import LEDGER, TRACKING, addresses, taken, write_private
 from registry.supervisor import Program, Supervisor
 from serving.access.guard import is_loopback
 from serving.fleet.ports import held
@@ -33,6 +34,7 @@ def serve(
     ledger_url: str = "",
     tracking_uri: str = "",
     trusted: Sequence[str] = (),
+    lake: str = "",
     log: LineWriter | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT: requests in flight are answered, the spool is flushed, children end.
@@ -41,7 +43,8 @@ def serve(
         The exit status: not 0 where no worker could start.
 
     Raises:
-        ConfigInvalid: a bind beyond loopback without authentication, device = "cuda" without a GPU, or a port is taken.
+        ConfigInvalid: a bind beyond loopback without authentication, device = "cuda" without a GPU, a port is taken, or
+            the lake's URL is none.
         StoreUnavailable: the spool's folder cannot be written.
     """
     check_bind(settings)
@@ -51,7 +54,8 @@ def serve(
 
         require_device(settings.device)
     home = home.resolve()
-    helpers = Supervisor(programs(settings, home, ledger_url, tracking_uri, trusted), home / "logs")
+    stores = programs(settings, home, ledger_url, tracking_uri, trusted, lake)
+    helpers = Supervisor([*stores, jobs_program(settings, home)], home / "logs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     with held(settings):
@@ -71,10 +75,15 @@ def serve(
 
 
 def programs(
-    settings: ServingSettings, home: Path, ledger_url: str, tracking_uri: str, trusted: Sequence[str] = ()
+    settings: ServingSettings,
+    home: Path,
+    ledger_url: str,
+    tracking_uri: str,
+    trusted: Sequence[str] = (),
+    lake_url: str = "",
 ) -> list[Program]:
     """Puller and shipper."""
-    cache, spool, lake = home / "cache", home / "spool", home / "events"
+    cache, spool, lake = home / "cache", home / "spool", lake_root(home, lake_url)
     stores = addresses(
         ledger_url or f"sqlite:///{home / 'ledger.db'}", tracking_uri or f"sqlite:///{home / 'mlflow.db'}"
     )
@@ -92,6 +101,15 @@ def programs(
         Program("puller", "serving.puller", puller, secrets=stores),
         Program("shipper", "monitoring.shipper", shipper),
     ]
+
+
+def jobs_program(settings: ServingSettings, home: Path) -> Program:
+    """What answers files and calls back; its settings, which hold a secret, are in a file that only its owner reads."""
+    run = home / "run"
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    given = run / "jobs.json"
+    write_private(given, settings.model_dump_json().encode())
+    return Program("jobs", "serving.jobs.process", ("--run", str(run), "--settings", str(given)))
 
 
 def _exit(*_: object) -> None:
@@ -143,6 +161,7 @@ def main() -> int:
     parser.add_argument("--ledger-url", default=taken(LEDGER), help="by default from the environment, as for children")
     parser.add_argument("--tracking-uri", default=taken(TRACKING))
     parser.add_argument("--trusted", action="append", default=[], help="a key that must have signed; repeatable")
+    parser.add_argument("--lake", default="", help="the event lake: a folder or a URL without secrets")
     given = parser.parse_args()
     log = process_log.configure()
     try:
@@ -155,7 +174,7 @@ def main() -> int:
             answer(settings, given.home, log=log, channel=_inherited(given.channel))
             return 0
         stores = {"ledger_url": given.ledger_url, "tracking_uri": given.tracking_uri}
-        return serve(settings, given.home, **stores, trusted=given.trusted, log=log)
+        return serve(settings, given.home, **stores, trusted=given.trusted, lake=given.lake, log=log)
     except (ValidationError, PereneError, OSError) as error:
         sys.stderr.write(f"the server cannot start: {_reason(error)}\n")
         return 2

@@ -9,6 +9,7 @@ from registry.contract import EXACT_INT, Contract
 from serving.described import STATUSES, described, headers, parameters, problem_schema
 from serving.dialects import documented
 from serving.errors import MAX_FIELD_ERRORS
+from serving.jobs.documented import SCHEMAS, deferred, job_paths
 from serving.loaded.models import Table
 from serving.wire.body import JSON
 
@@ -22,6 +23,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
     paths: dict[str, Any] = {}
     schemas: dict[str, Any] = {"Error": _error_schema(), "Problem": problem_schema(), "Results": _results()}
     schemas.update(documented.ERRORS)
+    schemas.update(SCHEMAS)
     for name, model in sorted(table.models.items()):
         contract = model.champion.contract
         schemas[f"{name}.Row"] = _row(contract)
@@ -29,6 +31,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
         schemas[f"{name}.Label"] = _label(contract)
         operation = _predict(name, contract, model.champion.version)
         paths[f"/models/{name}/predict"] = {"post": operation}
+        paths |= job_paths(name)
         paths[f"/models/{name}/feedback"] = {"post": _feedback(name)}
         for part in ("", "/schema", "/card"):
             paths[f"/models/{name}{part}"] = {"get": _read(name, part)}
@@ -37,6 +40,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
                 **operation,
                 "operationId": f"predict_{name}_{number}",
                 "summary": f"Predict with version {number}",
+                "responses": {c: r for c, r in operation["responses"].items() if c not in ("202", "507")},
             }
             paths[f"/models/{name}/versions/{number}/predict"] = {"post": pinned}
     if len(table.models) == 1 or default_model in table.models:
@@ -44,6 +48,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
         paths["/predict"] = {"post": {**paths[f"/models/{alone}/predict"]["post"], "operationId": "predict"}}
     if table.models:
         paths["/feedback"] = {"post": {**_feedback(*sorted(table.models), named=True), "operationId": "feedback"}}
+    paths |= job_paths("")
     paths["/models"] = {"get": _read("", "")}
     paths.update(_open())
     paths.update(documented.paths(table, STATUSES))
@@ -86,6 +91,7 @@ def _predict(name: str, contract: Contract, version: int) -> dict[str, Any]:
     }
     responses = documented.with_arrow(_responses({"$ref": f"#/components/schemas/{name}.Answer"}))
     responses["200"]["links"] = {"feedback": _link(name, contract)}
+    responses |= deferred()
     return {
         "operationId": f"predict_{name}",
         "summary": f"Predict with {name} (champion: version {version})",

@@ -22,9 +22,11 @@ from serving.access.limits import Limits
 from serving.access.usage import Usages
 from serving.dataplane import DataPlane
 from serving.devices.gpus import Gpus
+from serving.errors import Unauthenticated
 from serving.fleet.numbers import Numbers
+from serving.jobs.desk import Desk
 from serving.loaded.fallbacks import Fallbacks
-from serving.loaded.models import Loader, Table
+from serving.loaded.models import Loader, Table, Version
 from serving.loaded.residents import Residents
 from serving.native import NativeEngine
 from serving.observed.meters import Meters
@@ -47,7 +49,7 @@ class Service:
         self.spool = spool
         self.fallbacks = Fallbacks(metrics)
         self.gpus = Gpus()
-        self.plane = DataPlane(spool, metrics, self.fallbacks)
+        self.plane = DataPlane(spool, metrics, self.fallbacks, strict=settings.strict)
         self.meters = Meters(metrics)
         self.table = Table()
         self._cache = cache
@@ -56,6 +58,7 @@ class Service:
         self.limits = Limits(
             settings.limits, cache.parent / "run", largest=settings.max_rows, away=partial(_count_away, metrics)
         )
+        self.desk = Desk(cache.parent / "run", settings.jobs, metrics)
         self.idempotency = Idempotency(cache.parent / "run", settings.max_body_bytes)
         self.usage = Usages(metrics)
         self.numbers = Numbers(metrics.registry, self.settle)
@@ -115,13 +118,31 @@ class Service:
         self.meters.count()
         self.plane.count()
         self.gpus.observe(self.metrics)
-        for reason, lost in self.spool.stats().lost.items():
+        stats = self.spool.stats()
+        for reason, lost in stats.lost.items():
             child = self.metrics.events_lost_total.labels(reason=reason)
             child.inc(max(0.0, lost - child._value.get()))
+        unjournaled = self.metrics.events_unjournaled_total
+        unjournaled.inc(max(0.0, stats.unjournaled - unjournaled._value.get()))
 
     def check(self, request: Request, scope: str) -> Caller:
         """The caller, if it may do `scope` on the model of the path."""
         return self.allow(secret_of(request.headers), scope, request.path_params.get("model"))
+
+    def stored(self, version: Version) -> Path:
+        """Where the files of a version lie, until it is deployed no more."""
+        return self._cache / version.stored.dir
+
+    def caller(self, identifier: str) -> Caller:
+        """Who is behind the id of a key that a request came with some time ago.
+
+        Raises:
+            Unauthenticated: the key is valid no more.
+        """
+        found = self._keys.of(identifier) if self.settings.auth else self._keys.anybody
+        if found is None:
+            raise Unauthenticated("the key is valid no more", where="Authorization")
+        return found
 
     def allow(self, secret: str, scope: str, model: str | None) -> Caller:
         """The caller behind `secret`, if it may do `scope` on `model`."""

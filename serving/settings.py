@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,6 +51,27 @@ class WebSettings(BaseModel):
     allowed_origins: tuple[str, ...] = Field((), description="origins whose pages may call (CORS); none by default")
 
 
+class JobSettings(BaseModel):
+    """The `[serving.jobs]` table: files answered over HTTP, and predictions answered later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_upload_bytes: int = Field(1 << 30, ge=1024, description="bytes of one file that is sent to be answered")
+    max_jobs: int = Field(1_000, ge=1, description="jobs that have not ended")
+    max_jobs_per_key: int = Field(100, ge=1, description="those of one key")
+    max_bytes: int = Field(10 << 30, ge=1 << 20, description="bytes of files and answers that are kept")
+    keep_seconds: float = Field(7 * 86_400.0, gt=0, description="time for which a job that ended can be asked about")
+    attempts: int = Field(5, ge=1, description="times a job is tried before it goes to the dead letters")
+    memory_mb: int = Field(2_048, ge=256, description="memory that the process that answers a file may take")
+    parallel: int = Field(4, ge=1, le=64, description="waiting predictions that a serve process answers at once")
+    folder: str = Field("", description="folder whose files jobs may name, and where they write; empty: none")
+    webhook_secret: str = Field("", repr=False, description="signs what callbacks are sent; empty: no callbacks")
+    webhook_hosts: tuple[str, ...] = Field(
+        (), description="hosts that callbacks may reach at private addresses, and over plain HTTP"
+    )
+    webhook_attempts: int = Field(8, ge=1, description="times a callback is tried before it goes to the dead letters")
+
+
 class ServingSettings(BaseModel):
     """The `[serving]` table."""
 
@@ -86,9 +108,16 @@ class ServingSettings(BaseModel):
     queue: QueueSettings = Field(QueueSettings(), description="the table `[serving.queue]`")
     gpu: GpuSettings = Field(GpuSettings(), description="the table `[serving.gpu]`")
     web: WebSettings = Field(WebSettings(), description="the table `[serving.web]`")
+    jobs: JobSettings = Field(JobSettings(), description="the table `[serving.jobs]`")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     max_rows: int = Field(10_000, ge=1, description="rows in one request")
     poll_seconds: float = Field(0.1, gt=0, description="how often the hand-over from the puller is looked at")
     seal_rows: int = Field(5_000, ge=1, description="events in the spool that are shipped at once")
     seal_seconds: float = Field(2.0, gt=0, description="or the age, in seconds, of the oldest")
     spool_max_bytes: int = Field(1 << 30, ge=1 << 20)
+    strict: bool = Field(
+        default=False, description="answer only when the event is synced to disk: no answer without its event"
+    )
+    subject_key: Path | None = Field(
+        None, description="file with the secret of pseudonyms, for homes that share a lake; none: the home's own"
+    )

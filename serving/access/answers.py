@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import StoreUnavailable
+from serving.access.alive import alive
 
 DAY_S: Final = 86_400.0
 MOST: Final = 10_000
@@ -62,7 +63,7 @@ class Answers:
         self._database: sqlite3.Connection | None = None
         self._rest_until = 0.0
         self._kept = self._bytes = 0
-        self._me = _alive(os.getpid())
+        self._me = alive(os.getpid())
         self._under_way: set[tuple[str, str]] = set()
         self._ended: set[tuple[str, str]] = set()
         """Requests whose end could not be written: their rows still say that they are under way."""
@@ -159,7 +160,7 @@ class Answers:
             return now - at < DAY_S
         if holder == self._me:
             return request in self._under_way
-        return _alive(int(holder.partition(".")[0])) == holder
+        return alive(int(holder.partition(".")[0])) == holder
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -184,14 +185,6 @@ class Answers:
                 self._disconnect()
                 self._rest_until = time.monotonic() + REST_S
                 raise _unavailable() from error
-
-
-def _alive(process: int) -> str:
-    """A process by its number and the time of its start, for numbers come again; empty when there is none."""
-    try:
-        return f"{process}.{Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except (OSError, IndexError):
-        return f"{process}.0" if process == os.getpid() else ""
 
 
 def _unavailable() -> StoreUnavailable:

@@ -58,6 +58,11 @@ class Keys:
             key.sha256: Caller(key.id, frozenset(key.scopes), frozenset(key.models), allowed.get(key.id))
             for key in given.values()
         }
+        self._by_id = {caller.id: caller for caller in self._by_digest.values()}
+
+    def of(self, identifier: str) -> Caller | None:
+        """Who is behind the id of a key, while it is valid: for what is done later, without its secret."""
+        return self._by_id.get(identifier)
 
     def check(self, secret: str, scope: str, model: str | None) -> Caller:
         """The caller behind `secret`, if it may do `scope` on `model`.

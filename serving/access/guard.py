@@ -29,11 +29,11 @@ _LED: Final = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
 _MOST_KNOWN: Final = 64
 _EXPOSED: Final = (
     "x-request-id, x-model-name, x-model-version, x-prediction-id, server-timing, retry-after, ratelimit, "
-    "ratelimit-policy, idempotency-replayed"
+    "ratelimit-policy, idempotency-replayed, location, preference-applied"
 )
 _ASKED: Final = (
     "authorization, x-api-key, content-type, x-request-id, x-model-version, idempotency-key, x-entity, x-event-time, "
-    "traceparent"
+    "traceparent, prefer"
 )
 
 
@@ -118,7 +118,7 @@ class Guard:
         """The headers that tell a browser that a page of `origin` may ask what it is about to."""
         return {
             **allow(origin),
-            "access-control-allow-methods": "GET, POST",
+            "access-control-allow-methods": "GET, POST, DELETE",
             "access-control-allow-headers": _ASKED,
             "access-control-max-age": "600",
         }

@@ -60,7 +60,7 @@ class Idempotency:
             IdempotencyConflict: it came with another request, or with one that is still being answered.
             StoreUnavailable: the answers cannot be read, so that nobody knows whether this is a repeat.
         """
-        key = _key_of(request)
+        key = key_of(request)
         body = await read_body(request, self._most_body)
         digest = _digest(request, body)
         found = await self._begin(caller.id, key, digest)
@@ -120,7 +120,12 @@ class Idempotency:
         return self._answers
 
 
-def _key_of(request: Request) -> str:
+def key_of(request: Request) -> str:
+    """The idempotency key of a request that has one.
+
+    Raises:
+        Malformed: it is none.
+    """
     keys = request.headers.getlist("idempotency-key")
     if len(keys) != 1 or not _KEY.match(keys[0]):
         raise Malformed(

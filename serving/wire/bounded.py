@@ -21,6 +21,10 @@ from registry.errors import PereneError
 from serving.dialects.dialect import of_path
 from serving.errors import HeadersTooLarge, Malformed, status_of
 
+UPLOADS: Final = b"/batch"
+"""The end of routes that take files."""
+PATIENCE: Final = "perene.patience"
+"""Where such a route finds in its scope how to ask for more time."""
 _UPGRADE: Final = frozenset((b"upgrade", b"connection", b"http2-settings"))
 
 
@@ -185,7 +189,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._pieces = self._held = self._unread = 0
         self._wire = -self._size  # what came with the head is bounded already, and may be other requests
         self._chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
+        if self.url.partition(b"?")[0].endswith(UPLOADS):
+            self.scope[PATIENCE] = self._wait  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+
+    def _wait(self) -> None:
+        """The application, which knows the caller, takes a long body: its time counts anew."""
+        if self.deadline < math.inf:
+            self.deadline = monotonic() + self.bounds.body_s
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body; after the answer it is only counted."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _SPECIAL: Final = frozenset(
     {
         *(b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"),
-        *(b"origin", b"sec-fetch-site", b"x-model-version", b"idempotency-key"),
+        *(b"origin", b"sec-fetch-site", b"x-model-version", b"idempotency-key", b"prefer"),
     }
 )
 """Headers that an ordinary request has not."""
@@ -320,8 +320,8 @@ def _count_refused(service: Service, status: int, request_id: str) -> None:
 
 def _routes(service: Service) -> dict[bytes, tuple[Model, Version | None]]:
     found: dict[bytes, tuple[Model, Version | None]] = {}
-    if service.settings.cache_rows:
-        return found  # answers are looked for in the application
+    if service.settings.cache_rows or service.settings.strict:
+        return found  # answers are looked for, and wait for the disk, in the application
     for name, model in service.table.models.items():
         if not model.resident:
             continue  # the application loads it

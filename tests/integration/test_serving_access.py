@@ -26,6 +26,11 @@ ROUTES: dict[str, str | None] = {
     "/predict": "predict",
     "/models/{model}/predict": "predict",
     "/models/{model}/versions/{version}/predict": "predict",
+    "/models/{model}/batch": "predict",
+    "/models/{model}/batch/{job}": "predict",
+    "/models/{model}/batch/{job}/result": "predict",
+    "/jobs": "predict",
+    "/jobs/{job}": "predict",
     "/feedback": "feedback",
     "/models/{model}/feedback": "feedback",
     "/models": "read",
@@ -79,7 +84,26 @@ BODIES: dict[str, Any] = {
 """Bodies by the last part of the paths that take them; the others take a row."""
 
 
+ALLOWED = {"{job}": 404, "/result": 404, "/batch": 400}
+"""What whoever may is answered where that is not 200, by the last part of the path: there is no such job or file."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
+
+
+def _wanted(path: str, method: str, methods: set[str], scopes: set[str], models: set[str], name: str) -> int:
+    """The status that a key of these scopes and models is answered on a route."""
+    scope = ROUTES[path]
+    if method not in methods:
+        return 405
+    if scope is None:
+        return 200
+    if name in ("none", "wrong"):
+        return 401
+    if scope == "admin":
+        return 403  # whoever asks: what is served is what the ledger says
+    about_toy = "{model}" in path or path in ("/predict", "/invocations")
+    if scope not in scopes or (models and about_toy and "toy" not in models):
+        return 403
+    return next((status for end, status in ALLOWED.items() if path.endswith(end)), 200)
 
 
 def test_every_route_asks_for_its_scope(cache: Cache, offsets: dict[int, Path], toy_bundle: Path) -> None:
@@ -99,19 +123,6 @@ def test_every_route_asks_for_its_scope(cache: Cache, offsets: dict[int, Path], 
     cache.deploy(1, model="other")
     cache.deploy(1)
 
-    def wanted(path: str, method: str, methods: set[str], scopes: set[str], models: set[str], name: str) -> int:
-        scope = ROUTES[path]
-        if method not in methods:
-            return 405
-        if scope is None:
-            return 200
-        if name in ("none", "wrong"):
-            return 401
-        if scope == "admin":
-            return 403  # whoever asks: what is served is what the ledger says
-        about_toy = "{model}" in path or path in ("/predict", "/invocations")
-        return 200 if scope in scopes and (not models or not about_toy or "toy" in models) else 403
-
     async def scenario() -> None:
         async with serving(cache, default_model="toy") as served:
             routes = [(r.path.replace(":word}", "}"), set(r.methods or ())) for r in served.app.routes]  # type: ignore[attr-defined]
@@ -125,9 +136,9 @@ def test_every_route_asks_for_its_scope(cache: Cache, offsets: dict[int, Path], 
                         sent = next((body for end, body in BODIES.items() if path.endswith(end)), ROW)
                         body = sent if method == "POST" else None
                         for headers in (bearer(secret), {"x-api-key": secret}):
-                            target = path.format(model="toy", version=1, alias="champion")
+                            target = path.format(model="toy", version=1, alias="champion", job="0")
                             reply = await served.client.request(method, target, headers=headers, json=body)
-                            expected = wanted(path, method, methods, scopes, models, name)
+                            expected = _wanted(path, method, methods, scopes, models, name)
                             assert reply.status_code == expected, (method, target, name)
                             tried[expected] += 1
                             assert secret == "" or secret not in reply.text

@@ -27,7 +27,10 @@ from serving.wire.lane import protocol_of
 from tests.integration.serving_toy import ANY_HOST, PATIENT, ROW, Cache, stored_events
 
 BODY = json.dumps({"rows": [ROW]}).encode()
-_OWN = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|date: [^\r]*|(?<=;dur=)[0-9.]+")
+_OWN = re.compile(
+    rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|date: [^\r]*|(?<=;dur=)[0-9.]+"
+    rb'|(?<="created":")[^"]*'
+)
 
 
 class Slow(BoundedProtocol):
@@ -202,6 +205,10 @@ CORPUS: dict[str, bytes] = {
     "two versions by header": request("/predict", BODY, "X-Model-Version: 1", "X-Model-Version: 2"),
     "no version by header": request("/predict", BODY, "X-Model-Version: none"),
     "idempotency key that is none": request("/predict", BODY, "Idempotency-Key: a b"),
+    "rather later": request("/predict", BODY, "Prefer: respond-async"),
+    "rather later, but not json": request("/models/toy/predict", b"{", "Prefer: wait=3, respond-async"),
+    "rather later, pinned": request("/models/toy/versions/1/predict", BODY, "Prefer: respond-async"),
+    "another preference": request("/predict", BODY, "Prefer: return=minimal"),
 }
 
 

@@ -110,7 +110,7 @@ async def ways_around(at: Lanes, app: FastAPI, keys: dict[str, tuple[str, set[st
 
     asked = []
     for path, methods in shown.items():
-        scope, filled = ROUTES.get(path), path.format(model="toy", version=1, alias="champion")
+        scope, filled = ROUTES.get(path), path.format(model="toy", version=1, alias="champion", job="0")
         method = next(iter(methods - {"HEAD"}), "GET")
         sent = next((body for end, body in BODIES.items() if path.endswith(end)), ROW)
         body = json.dumps(sent).encode() if method == "POST" else b""

@@ -1,0 +1,1 @@
+"""Work that is answered later: files, and predictions that can wait. One SQLite file of a machine holds the queue."""
