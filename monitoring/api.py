@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from monitoring.lake import Lake
+from monitoring.unmatched import labels as _labels
 from registry.errors import ConfigInvalid, ModelUnknown
 
-__all__ = ["events", "moment"]
+__all__ = ["events", "labels", "moment"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -29,11 +30,11 @@ def moment(text: str | datetime | float | None, now: datetime) -> datetime | Non
     if isinstance(text, int | float):
         return datetime.fromtimestamp(text, UTC)
     if isinstance(text, str):
-        if age := re.fullmatch(r"(\d{1,6})([smhdw])", text.strip()):
-            return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
         try:
+            if age := re.fullmatch(r"([0-9]{1,6})([smhdw])", text.strip()):
+                return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
             text = datetime.fromisoformat(text)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ConfigInvalid(
                 "the start is neither an age nor a time", where="since", hint='write "7d" or "2026-01-31T08:00:00Z"'
             ) from error
@@ -41,15 +42,16 @@ def moment(text: str | datetime | float | None, now: datetime) -> datetime | Non
 
 
 def events(
-    lake_root: Path, model: str, *, since: str | datetime | float | None = None, labelled: bool = False
+    lake_root: Path | str, model: str, *, since: str | datetime | float | None = None, labelled: bool = False
 ) -> pd.DataFrame:
     """Served predictions of a model, oldest first: its own columns, and ours with a leading underscore.
 
     Args:
-        lake_root: folder of the event lake.
+        lake_root: folder or URL of the event lake.
         model: name of the model.
         since: an age ("7d"), an ISO time, a datetime or unix seconds; all events when left out.
-        labelled: add each prediction's label and shadow answer, null where there is none.
+        labelled: add each prediction's label, how many revisions it has, and the shadow answer; null where there is
+            none.
 
     Raises:
         ModelUnknown: the lake has nothing of this model.
@@ -57,6 +59,35 @@ def events(
     """
     lake = Lake(lake_root)
     start = moment(since, datetime.now(UTC))
+    _require(lake, model)
+    table = lake.joined(model, since=start) if labelled else lake.read(model, "prediction", since=start)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def labels(
+    lake_root: Path | str, model: str, *, since: str | datetime | float | None = None, unmatched: bool = False
+) -> pd.DataFrame:
+    """Every label that was acknowledged, in order of receipt, with its `_revision`; the last one of an id counts.
+
+    Args:
+        lake_root: folder or URL of the event lake.
+        model: name of the model.
+        since: an age ("7d"), an ISO time, a datetime or unix seconds, compared with the label's event time.
+        unmatched: only those whose prediction is not in the lake.
+
+    Raises:
+        ModelUnknown: the lake has nothing of this model.
+        ConfigInvalid: `since` is not understood.
+    """
+    lake = Lake(lake_root)
+    start = moment(since, datetime.now(UTC))
+    _require(lake, model)
+    frame: pd.DataFrame = _labels(lake, model, since=start, unmatched=unmatched).to_pandas()
+    return frame
+
+
+def _require(lake: Lake, model: str) -> None:
     if model not in lake.models():
         raise ModelUnknown(
             "the event lake has nothing of this model",
@@ -64,6 +95,3 @@ def events(
             expected=", ".join(lake.models()),
             hint="events appear a few seconds after the first prediction",
         )
-    table = lake.joined(model, since=start) if labelled else lake.read(model, "prediction", since=start)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from monitoring.data_quality import Check, check_column
-from monitoring.drift import Comparison, benjamini_hochberg, compare
+from monitoring.dispersion import factors
+from monitoring.drift import Comparison, benjamini_hochberg, judge
+from monitoring.grouped import groups
 from monitoring.settings import MonitoringSettings
 from monitoring.verdict import Flags
-from monitoring.windows import Window, ladder
+from monitoring.windows import Window, ladder, scales_of
 from registry.reference import NULL, UNSEEN
 
 SCORE = "_score"
 """Key of the score's counts; the lake's own columns start with an underscore, so no input is called that."""
 SHOWN = 10
+HOURLY_RATE: Final = 0.001
+"""False discovery rate of hourly windows for 90 days between false alarms (`bench.monitoring` shows how many)."""
+LEAST_RATE: Final = 1e-5
+LARGEST_RATE: Final = 0.01
+LOOKED_AT: Final = 3
+REPEATED: Final = 2
+LEANING: Final = 0.05
+"""p of a single window that, beside a flagged pool, counts as saying the same."""
+RESTLESS: Final = 0.01
+"""p at which a column with a confirmed drift is not calm: what is let go too early comes back in an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ def assess(
     closed: Sequence[Window],
     settings: MonitoringSettings,
     *,
-    alarmed: bool,
+    alarmed: Collection[str] = (),
 ) -> Assessment:
     """Judge the newest of `closed` windows, and the pools that end with it.
 
@@ -45,25 +57,28 @@ def assess(
         specs: the reference's columns, and the score under `SCORE`.
         closed: closed windows, newest last; at least one.
         settings: thresholds.
-        alarmed: whether drift is confirmed now: then a window is calm only under half the floor.
+        alarmed: columns whose drift is confirmed: they are calm only under half the floor, or far from significant.
     """
+    fdr = discovery_rate(closed, settings.expected_days_between_false_alarms)
     results = _compare_all(specs, closed, settings.min_rows)
-    rejected = benjamini_hochberg([result.p for _, _, result in results], settings.fdr)
-    flagged, unsettled = set(), set()
-    for (name, _, result), significant in zip(results, rejected, strict=True):
+    rejected = benjamini_hochberg([result.p for _, _, result, _ in results], fdr)
+    flagged, sure, unsettled = set(), set(), set()
+    for (name, scale, result, leaning), significant in zip(results, rejected, strict=True):
         if significant and result.psi >= settings.psi_floor:
             flagged.add(name)
-        elif significant and alarmed and result.psi >= settings.psi_floor / 2:
+            if scale > 1 and leaning:
+                sure.add(name)
+        elif name in alarmed and result.p <= RESTLESS and result.psi >= settings.psi_floor / 2:
             unsettled.add(name)
     psi: dict[str, dict[str, float]] = {}
-    for name, scale, result in results:
+    for name, scale, result, _ in results:
         psi.setdefault(name, {})[str(scale)] = round(result.psi, 6)
     checks = _check_all(specs, closed[-1])
     newest = closed[-1].counts
     return Assessment(
-        Flags(flagged - {SCORE}, unsettled=bool(unsettled - {SCORE})),
-        Flags(flagged & {SCORE}, unsettled=SCORE in unsettled) if SCORE in psi else None,
-        _data_flags(checks, settings.fdr),
+        Flags(flagged - {SCORE}, sure - {SCORE}, unsettled=bool(unsettled - {SCORE})),
+        Flags(flagged & {SCORE}, sure & {SCORE}, unsettled=SCORE in unsettled) if SCORE in psi else None,
+        _data_flags(checks, fdr),
         psi,
         _ranked(results),
         checks,
@@ -72,16 +87,42 @@ def assess(
     )
 
 
+def discovery_rate(closed: Sequence[Window], days: float) -> float:
+    """The false discovery rate at which false alarms are at least `days` apart: many windows a day ask for less.
+
+    >>> hours = [Window(3600.0 * i, 3600.0 * (i + 1)) for i in range(4)]
+    >>> round(discovery_rate(hours, 90.0), 6), round(discovery_rate(hours, 900.0), 6)
+    (0.001, 0.0001)
+    """
+    span = (max(window.end for window in closed) - min(window.start for window in closed)) / len(closed)
+    return min(max(HOURLY_RATE * span / 3600.0 * 90.0 / days, LEAST_RATE), LARGEST_RATE)
+
+
 def _compare_all(
     specs: Mapping[str, dict[str, Any]], closed: Sequence[Window], min_rows: int
-) -> list[tuple[str, int, Comparison]]:
-    found = []
-    for name, spec in specs.items():
-        for scale, counts in ladder(closed, name).items():
-            # the score is counted for the champion's rows only: during a trial these are fewer than the window's
-            if counts.sum() >= min_rows:
-                found.append((name, scale, compare(spec, counts)))
-    return found
+) -> list[tuple[str, int, Comparison, bool]]:
+    """Every column at every scale, and whether two of its last three windows, each for itself, point to drift.
+
+    A pool that is flagged beside such windows is no coincidence, and no single odd window.
+    """
+    made = groups(specs, closed)
+    scales = scales_of(made[0].cells.shape[1]) if made else []
+    found = {}
+    for group, scaling in zip(made, factors(made), strict=True):
+        pools = ladder(group.cells)
+        by = (scaling.g[:, None], scaling.rank[:, None])
+        p, psi = judge(pools, group.reference, by, in_order=group.in_order)
+        single, _ = judge(group.cells[:, -LOOKED_AT:], group.reference[:, :1], by, in_order=group.in_order)
+        leaning = (single < LEANING).sum(-1) >= REPEATED
+        rows = pools.sum(-1)
+        for i, name in enumerate(group.names):
+            found[name] = [
+                (name, scale, Comparison(float(psi[i, k]), float(p[i, k]), int(rows[i, k])), bool(leaning[i]))
+                for k, scale in enumerate(scales)
+                # the score is counted for the champion's rows only: in a trial these are fewer than the window's
+                if rows[i, k] >= min_rows
+            ]
+    return [result for name in specs for result in found[name]]
 
 
 def _check_all(specs: Mapping[str, dict[str, Any]], window: Window) -> list[Check]:
@@ -102,9 +143,9 @@ def _data_flags(checks: Sequence[Check], alpha: float) -> Flags:
     )
 
 
-def _ranked(results: Sequence[tuple[str, int, Comparison]]) -> list[dict[str, Any]]:
+def _ranked(results: Sequence[tuple[str, int, Comparison, bool]]) -> list[dict[str, Any]]:
     worst: dict[str, tuple[int, Comparison]] = {}
-    for name, scale, result in results:
+    for name, scale, result, _ in results:
         if name not in worst or result.psi > worst[name][1].psi:
             worst[name] = (scale, result)
     return [

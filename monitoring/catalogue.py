@@ -112,6 +112,7 @@ GPU_UTILIZATION = _serving(
     "gpu_utilization_ratio", "gauge", "Share of time in which the GPU worked", ("gpu",), "ratio", across="max"
 )
 GPU_MEMORY = _serving("gpu_memory_bytes", "gauge", "Memory in use on the GPU", ("gpu",), "bytes", across="max")
+GPU_MEMORY_TOTAL = _serving("gpu_memory_total_bytes", "gauge", "Memory of the GPU", ("gpu",), "bytes", across="max")
 KEY_REQUESTS = _serving("key_requests_total", "counter", "Answered predictions of one key", ("key",))
 KEY_ROWS = _serving("key_rows_total", "counter", "Rows predicted for one key", ("key",))
 COST = _serving("cost_seconds_total", "counter", "Time spent on the predictions of one key", ("key",))
@@ -134,18 +135,30 @@ EVENTS = _serving(
     starts=(("prediction",), ("shadow",), ("label",)))  # fmt: skip
 EVENTS_LOST = _serving(
     "events_lost_total", "counter", "Events that never reached the spool's disk", ("reason",),
-    starts=(("spool_full",), ("backlog",), ("disk",), ("closed",), ("invalid",)))  # fmt: skip
+    starts=(("spool_full",), ("backlog",), ("disk",), ("closed",), ("invalid",), ("crash",)))  # fmt: skip
+EVENTS_UNJOURNALED = _serving(
+    "events_unjournaled_total", "counter",
+    "Events that kill -9 could take until their commit: no room in the journal")  # fmt: skip
 SPOOL_BYTES = _serving("spool_bytes", "gauge", "Bytes in the spool, not yet in the event lake", (), "bytes")
 FEEDBACK = _serving("feedback_total", "counter", "Feedback items by result", ("result",))
 SHADOW_DISAGREEMENTS = _serving(
     "shadow_disagreements_total", "counter", "Shadow predictions unlike the served one", ("model",))  # fmt: skip
+JOBS = _serving("jobs", "gauge", "Jobs and callbacks that are kept, by state", ("kind", "state"), across="max")
+JOB_ATTEMPTS = _serving("job_attempts_total", "counter", "Times that jobs were begun", ("kind",))
+JOBS_ENDED = _serving(
+    "jobs_ended_total", "counter", "Jobs that ended; those that are dead wait for somebody", ("kind", "state"),
+    starts=(("batch", "dead"), ("predict", "dead")))  # fmt: skip
+CALLBACKS = _serving(
+    "callbacks_total", "counter", "Attempts to bring callbacks, by result", ("result",),
+    starts=(("delivered",), ("retried",), ("dead",)))  # fmt: skip
 BUILD_INFO = _serving("build_info", "gauge", "1, labelled with the version of perene", ("version",), across="max")
 
 SERVE: tuple[Metric, ...] = (
     REQUESTS, REQUEST_DURATION, STAGE_DURATION, REQUESTS_IN_PROGRESS, REJECTED, ROWS, VALIDATION_ERRORS, MODEL_LOADED,
-    MODEL_LOAD_DURATION, MODEL_LOAD_FAILURES, ALIAS_LAG, EVENTS, EVENTS_LOST, SPOOL_BYTES, FEEDBACK,
+    MODEL_LOAD_DURATION, MODEL_LOAD_FAILURES, ALIAS_LAG, EVENTS, EVENTS_LOST, EVENTS_UNJOURNALED, SPOOL_BYTES, FEEDBACK,
     SHADOW_DISAGREEMENTS, BUILD_INFO, QUEUE_DEPTH, BATCH_ROWS, BATCH_RELEASED, COLD_STARTS, FALLBACKS, CACHE, COERCED,
-    SESSION_MEMORY, GPU_UTILIZATION, GPU_MEMORY, KEY_REQUESTS, KEY_ROWS, COST, WORKERS, WORKER_RESTARTS,
+    SESSION_MEMORY, GPU_UTILIZATION, GPU_MEMORY, GPU_MEMORY_TOTAL, KEY_REQUESTS, KEY_ROWS, COST, WORKERS,
+    WORKER_RESTARTS, JOBS, JOB_ATTEMPTS, JOBS_ENDED, CALLBACKS,
 )  # fmt: skip
 
 # --- worker process: monitoring ---------------------------------------------------------------------------
@@ -169,6 +182,19 @@ PERFORMANCE_REFERENCE = _watching(
 PERFORMANCE_EVALUE = _watching("performance_evalue", "gauge", "Evidence (mixture e-SR) that the loss has grown")
 LABELS_RECEIVED = _watching("labels_received_total", "counter", "Labels read from the event lake")
 LABELS_JOIN_RATIO = _watching("labels_join_ratio", "gauge", "Labels that found their prediction", unit="ratio")
+LABELS_PARKED = _watching("labels_parked", "gauge", "Labels that wait for their prediction's event")
+LABELS_UNMATCHED = _watching(
+    "labels_unmatched_total", "counter",
+    "Labels given up: no event of their prediction came in time, nor is there one")  # fmt: skip
+LABELS_WITHIN = _watching(
+    "labels_within_ratio", "gauge", "Share of the champion's predictions that had a label at an age (1h, 1d, 7d, 30d)",
+    ("model", "within"), "ratio")  # fmt: skip
+LABEL_LAG = _watching(
+    "label_lag_seconds", "gauge", "Time from prediction to label by which half (0.5), 95 % (0.95) of the labels came",
+    ("model", "quantile"), "seconds")  # fmt: skip
+LABEL_LAST = _watching(
+    "label_last_timestamp_seconds", "gauge",
+    "Unix time at which the newest label was received", unit="seconds")  # fmt: skip
 MONITOR_LAST_SUCCESS = _watching(
     "monitor_last_success_timestamp_seconds", "gauge",
     "Unix time of the last completed turn of the worker over the model", unit="seconds")  # fmt: skip
@@ -176,6 +202,16 @@ MONITOR_EVENT_TIME = _watching(
     "monitor_event_timestamp_seconds", "gauge",
     "Unix time that the events folded in have reached, on their own clock", unit="seconds")  # fmt: skip
 MONITOR_FAILURES = _watching("monitor_failures_total", "counter", "Turns of the worker over the model that failed")
+LAKE_FILES_MERGED = _watching(
+    "lake_files_merged_total", "counter", "Files of the event lake that became part of larger ones")  # fmt: skip
+LAKE_EVENTS_EXPIRED = _watching(
+    "lake_events_expired_total", "counter", "Events removed from the lake, older than retention_days",
+    ("model", "kind"))  # fmt: skip
+LAKE_UPKEEP_FAILURES = _watching(
+    "lake_upkeep_failures_total", "counter", "Rounds of upkeep of the event lake that failed", ())  # fmt: skip
+LAKE_UPKEEP_LAST_SUCCESS = _watching(
+    "lake_upkeep_last_success_timestamp_seconds", "gauge", "Unix time of the last completed round of upkeep", (),
+    "seconds")  # fmt: skip
 REFERENCE_AGE = _watching("reference_age_seconds", "gauge", "Age of the champion's reference data", unit="seconds")
 
 # --- worker process: retraining ---------------------------------------------------------------------------
@@ -216,7 +252,9 @@ CHAMPION_VERSION = _retraining("champion_version", "gauge", "Version the ledger 
 WORKER: tuple[Metric, ...] = (
     DRIFT_STATE, DATA_QUALITY_STATE, DRIFT_PSI, DRIFT_FLAGGED, FEATURE_NULL, FEATURE_UNSEEN, WINDOW_ROWS,
     PERFORMANCE_REALIZED, PERFORMANCE_REFERENCE, PERFORMANCE_EVALUE, LABELS_RECEIVED, LABELS_JOIN_RATIO,
-    MONITOR_LAST_SUCCESS, MONITOR_EVENT_TIME, MONITOR_FAILURES, REFERENCE_AGE, RETRAIN_RUNS, RETRAIN_DURATION,
+    LABELS_PARKED, LABELS_UNMATCHED, LABELS_WITHIN, LABEL_LAG, LABEL_LAST,
+    MONITOR_LAST_SUCCESS, MONITOR_EVENT_TIME, MONITOR_FAILURES, LAKE_FILES_MERGED, LAKE_EVENTS_EXPIRED,
+    LAKE_UPKEEP_FAILURES, LAKE_UPKEEP_LAST_SUCCESS, REFERENCE_AGE, RETRAIN_RUNS, RETRAIN_DURATION,
     GATE_RESULT,
     SCHEDULER_IS_LEADER, EXPERIMENT_EVALUE, EXPERIMENT_EFFECT, EXPERIMENT_EFFECT_LOWER, EXPERIMENT_EFFECT_UPPER,
     EXPERIMENT_EXPOSURES, EXPERIMENT_SRM, EXPERIMENT_STAGE, PROMOTIONS, ROLLBACKS, CHAMPION_VERSION,

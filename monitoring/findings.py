@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
-Kind = Literal["data_quality", "feature_drift", "score_drift", "performance"]
+Kind = Literal["data_quality", "feature_drift", "score_drift", "estimated", "performance"]
 State = Literal["ok", "watch", "confirmed", "insufficient", "broken"]
 Severity = Literal["none", "low", "medium", "high"]
 
-KINDS: Final[tuple[Kind, ...]] = ("data_quality", "feature_drift", "score_drift", "performance")
+KINDS: Final[tuple[Kind, ...]] = ("data_quality", "feature_drift", "score_drift", "estimated", "performance")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class ServeMetrics:
         self.alias_lag_seconds = _gauge(c.ALIAS_LAG, registry)
         self.events_total = _counter(c.EVENTS, registry)
         self.events_lost_total = _counter(c.EVENTS_LOST, registry)
+        self.events_unjournaled_total = _counter(c.EVENTS_UNJOURNALED, registry)
         self.spool_bytes = _gauge(c.SPOOL_BYTES, registry)
         self.feedback_total = _counter(c.FEEDBACK, registry)
         self.shadow_disagreements_total = _counter(c.SHADOW_DISAGREEMENTS, registry)
@@ -65,11 +66,16 @@ class ServeMetrics:
         self.session_memory_bytes = _gauge(c.SESSION_MEMORY, registry)
         self.gpu_utilization_ratio = _gauge(c.GPU_UTILIZATION, registry)
         self.gpu_memory_bytes = _gauge(c.GPU_MEMORY, registry)
+        self.gpu_memory_total_bytes = _gauge(c.GPU_MEMORY_TOTAL, registry)
         self.key_requests_total = _counter(c.KEY_REQUESTS, registry)
         self.key_rows_total = _counter(c.KEY_ROWS, registry)
         self.cost_seconds_total = _counter(c.COST, registry)
         self.workers = _gauge(c.WORKERS, registry)
         self.worker_restarts_total = _counter(c.WORKER_RESTARTS, registry)
+        self.jobs = _gauge(c.JOBS, registry)
+        self.job_attempts_total = _counter(c.JOB_ATTEMPTS, registry)
+        self.jobs_ended_total = _counter(c.JOBS_ENDED, registry)
+        self.callbacks_total = _counter(c.CALLBACKS, registry)
 
 
 class WorkerMetrics:
@@ -89,9 +95,18 @@ class WorkerMetrics:
         self.performance_evalue = _gauge(c.PERFORMANCE_EVALUE, registry)
         self.labels_received_total = _counter(c.LABELS_RECEIVED, registry)
         self.labels_join_ratio = _gauge(c.LABELS_JOIN_RATIO, registry)
+        self.labels_parked = _gauge(c.LABELS_PARKED, registry)
+        self.labels_unmatched_total = _counter(c.LABELS_UNMATCHED, registry)
+        self.labels_within_ratio = _gauge(c.LABELS_WITHIN, registry)
+        self.label_lag_seconds = _gauge(c.LABEL_LAG, registry)
+        self.label_last_timestamp_seconds = _gauge(c.LABEL_LAST, registry)
         self.monitor_last_success_timestamp_seconds = _gauge(c.MONITOR_LAST_SUCCESS, registry)
         self.monitor_event_timestamp_seconds = _gauge(c.MONITOR_EVENT_TIME, registry)
         self.monitor_failures_total = _counter(c.MONITOR_FAILURES, registry)
+        self.lake_files_merged_total = _counter(c.LAKE_FILES_MERGED, registry)
+        self.lake_events_expired_total = _counter(c.LAKE_EVENTS_EXPIRED, registry)
+        self.lake_upkeep_failures_total = _counter(c.LAKE_UPKEEP_FAILURES, registry)
+        self.lake_upkeep_last_success_timestamp_seconds = _gauge(c.LAKE_UPKEEP_LAST_SUCCESS, registry)
         self.reference_age_seconds = _gauge(c.REFERENCE_AGE, registry)
         self.retrain_runs_total = _counter(c.RETRAIN_RUNS, registry)
         self.retrain_duration_seconds = _histogram(c.RETRAIN_DURATION, registry)
@@ -113,6 +128,7 @@ class WorkerMetrics:
         for model in models:
             self.monitor_failures_total.labels(model)
             self.labels_received_total.labels(model)
+            self.labels_unmatched_total.labels(model)
             for trigger in _RETRAIN_TRIGGERS:
                 for result in _RETRAIN_RESULTS:
                     self.retrain_runs_total.labels(model, trigger, result)

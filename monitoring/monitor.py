@@ -6,9 +6,10 @@ stopped. A new champion gets a new monitor: a performance alarm therefore stands
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -16,48 +17,29 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from monitoring import estimated, quality, tables
 from monitoring import labels as join
-from monitoring import quality, tables
 from monitoring.assess import SCORE, SHOWN, Assessment, assess
+from monitoring.cause import explain
+from monitoring.consumed import Consumed
 from monitoring.drift import severity
+from monitoring.facts import EXPECTED, estimated_facts, performance_facts, snapshot
 from monitoring.findings import KINDS, Finding, Kind, Severity, State
+from monitoring.known import event_at
 from monitoring.settings import MonitoringSettings
+from monitoring.state import Gauges, MonitorState
 from monitoring.verdict import Flags, Rule, Verdict, advance
 from monitoring.windows import DEPTH, Segment, Window, extend, segments
 from registry.contract import Contract
 from registry.errors import ConfigInvalid
+from registry.estimate import confidence
 from registry.reference import bin_counts
 
 FORMAT: Final = 1
 WATCH_SHARE: Final = 0.1
 """Share of the alarm's e-value at which performance is watched; a tenth of that ends the watch."""
-
-
-class Gauges(msgspec.Struct):
-    """Facts of the newest closed window."""
-
-    psi: dict[str, dict[str, float]] = {}
-    flagged: list[str] = []
-    null_ratio: dict[str, float] = {}
-    unseen_ratio: dict[str, float] = {}
-
-
-class MonitorState(msgspec.Struct):
-    """All a monitor knows; `reference` is the digest of what its counts were made with."""
-
-    format: int
-    model: str
-    version: int
-    reference: str
-    detector: quality.ESR | None
-    consumed: list[str] = []
-    open: Window = msgspec.field(default_factory=Window)
-    closed: list[Window] = []
-    windows: int = 0
-    verdicts: dict[str, Verdict] = {}
-    book: join.Book = msgspec.field(default_factory=join.Book)
-    gauges: Gauges = msgspec.field(default_factory=Gauges)
-    last_event: float | None = None
+MIN_ESTIMATED: Final = 100
+"""Answers of the champion in a window below which its quality is not estimated."""
 
 
 class Monitor:
@@ -71,6 +53,9 @@ class Monitor:
         self._reference = reference
         self._settings = settings
         self._specs: dict[str, dict[str, Any]] = {**reference["columns"], SCORE: reference["score"]}
+        self._curve: dict[str, Any] | None = reference.get("estimate")
+        for kind in KINDS:  # a state saved before there was this kind
+            state.verdicts.setdefault(kind, Verdict())
 
     @classmethod
     def start(
@@ -115,14 +100,50 @@ class Monitor:
         """The champion's version."""
         return self._state.version
 
+    def inherit(self, body: bytes) -> None:
+        """Take over, from the state of the former champion's monitor, parked labels and how long labels take.
+
+        What was left by another format is left alone.
+        """
+        with contextlib.suppress(msgspec.DecodeError):
+            join.inherit(self._state.book, msgspec.msgpack.decode(body, type=MonitorState).book)
+
     @property
-    def consumed(self) -> frozenset[str]:
-        """Names of lake files that the caller has marked as observed; kept in the state."""
-        return frozenset(self._state.consumed)
+    def given_up(self) -> tuple[str, ...]:
+        """Ids of labels whose prediction did not come while they were parked, until `settled`."""
+        return tuple(self._state.book.given_up)
+
+    @property
+    def received(self) -> float:
+        """When the newest event was received, unix seconds."""
+        return self._state.book.received
+
+    def settled(self, identifiers: Collection[str]) -> int:
+        """Forget labels that were given up: somebody has looked for their predictions.
+
+        Returns:
+            How many more were given up, in a flood, than there was room to remember.
+        """
+        book = self._state.book
+        book.given_up = [i for i in book.given_up if i not in identifiers]
+        flood, book.unlooked = book.unlooked, 0
+        return flood
+
+    @property
+    def consumed(self) -> Consumed:
+        """The lake files that the caller has marked as observed; kept in the state."""
+        return Consumed(frozenset(self._state.consumed), self._state.marks)
 
     def mark_consumed(self, names: Iterable[str]) -> None:
         """Add lake files to `consumed`; save the state afterwards, in one step with the findings."""
-        self._state.consumed = sorted(self.consumed.union(names))
+        self._keep(self.consumed.add(names))
+
+    def settle_consumed(self, listing: Iterable[str]) -> None:
+        """Keep `consumed` small; `listing` are all files, as `Consumed.settled` wants them."""
+        self._keep(self.consumed.settled(listing))
+
+    def _keep(self, consumed: Consumed) -> None:
+        self._state.consumed, self._state.marks = sorted(consumed.names), dict(sorted(consumed.marks.items()))
 
     def state(self) -> bytes:
         """Everything needed by `restore`; equal monitors have equal bytes."""
@@ -136,6 +157,7 @@ class Monitor:
         rows = tables.served(predictions)
         findings, due = self._fold_predictions(rows)
         findings += self._fold_labels(labels, due)
+        join.give_up(self._state.book, self._settings.park_hours * 3_600)
         join.trim(self._state.book, self._settings.max_pending)
         return sorted(findings, key=lambda finding: (finding.at, KINDS.index(finding.kind)))
 
@@ -149,11 +171,15 @@ class Monitor:
         mine = tables.floats(rows, "_version") == s.version
         outputs = tables.outputs(rows, self._contract.output)
         scores = tables.scores(self._contract.output, outputs, self._specs[SCORE]["kind"])
+        fine = self._curve is not None and self._curve["kind"] == "calibration"
+        confidences = confidence(outputs) if fine else None
         columns = {n: tables.feature(rows, n, v["kind"]) for n, v in self._reference["columns"].items()}
 
         def count(first: int, last: int) -> dict[str, list[int]]:
             found = {n: bin_counts(self._specs[n], v[first:last]).tolist() for n, v in columns.items()}
             found[SCORE] = bin_counts(self._specs[SCORE], scores[first:last][mine[first:last]]).tolist()
+            if confidences is not None:
+                found[estimated.FINE] = estimated.counted(self._curve, confidences[first:last][mine[first:last]]) or []
             return found
 
         findings: list[Finding] = []
@@ -167,10 +193,11 @@ class Monitor:
         )
         for segment in cuts:
             findings += self._grow(segment, at, count)
-        identifiers = tables.objects(rows, "_id")
-        made = ((identifiers[i], float(at[i]), outputs[i].tolist()) for i in np.flatnonzero(mine))
+        identifiers, received = tables.objects(rows, "_id"), tables.arrivals(rows)
+        made = ((identifiers[i], float(at[i]), float(received[i]), outputs[i].tolist()) for i in np.flatnonzero(mine))
         early = join.add_predictions(s.book, made)
-        self._seen(float(at.max()))
+        join.add_others(s.book, ((identifiers[i], float(at[i])) for i in np.flatnonzero(~mine)))
+        self._seen(at, received)
         return findings, early
 
     def _grow(self, segment: Segment, at: Any, count: Any) -> list[Finding]:
@@ -181,7 +208,7 @@ class Monitor:
         window, s.open = s.open, Window()
         s.closed = [*s.closed, window][-DEPTH:]
         s.windows += 1
-        drifting = any(s.verdicts[kind].state == "confirmed" for kind in ("feature_drift", "score_drift"))
+        drifting = {name for kind in ("feature_drift", "score_drift") for name in s.verdicts[kind].held}
         found = assess(self._specs, s.closed, self._settings, alarmed=drifting)
         flagged = [*found.features.names, *(found.score.names if found.score else ())]
         s.gauges = Gauges(found.psi, sorted(flagged), found.null_ratio, found.unseen_ratio)
@@ -192,6 +219,9 @@ class Monitor:
         flags: dict[Kind, Flags] = {"data_quality": found.data, "feature_drift": found.features}
         if found.score is not None:
             flags["score_drift"] = found.score
+        level = self._null_level()
+        if self._curve is not None and level is not None and sum(window.counts.get(SCORE, ())) >= MIN_ESTIMATED:
+            flags["estimated"] = estimated.flags(self._curve, self._state.closed, level)
         findings = []
         for kind, value in flags.items():
             verdict = advance(self._verdict(kind), value, rules.get(kind, self._rule("confirmed")))
@@ -205,7 +235,9 @@ class Monitor:
         if verdict.state in ("confirmed", "broken"):
             names = set(verdict.confirmed)
             largest = max((r["psi"] for r in found.ranked if r["column"] in names), default=0.0)
-            now = "high" if kind == "data_quality" else severity(largest)
+            # an estimate is a warning, however far it falls
+            fixed: dict[Kind, Severity] = {"data_quality": "high", "estimated": "low"}
+            now = fixed.get(kind, severity(largest))
             verdict.severity = now if verdict.calm == 0 else before.severity
         self._state.verdicts[kind] = verdict
         if verdict.state == before.state:
@@ -217,9 +249,15 @@ class Monitor:
         }
         if kind == "data_quality":
             detail["checks"] = _faults(found)
+        elif kind == "estimated":
+            detail |= estimated_facts(self._state, self._reference, self._settings)
         else:
             wanted = [r for r in found.ranked if (r["column"] == SCORE) == (kind == "score_drift")]
-            detail["columns"] = wanted[:SHOWN]
+            detail["columns"] = explain(wanted, self._specs, self._state.closed)[:SHOWN]
+        if kind in EXPECTED:
+            event = event_at(self._settings.known_events, window.end, verdict.held)
+            if event is not None:
+                verdict.severity, detail["known_event"] = "none", event.name
         return self._finding(kind, verdict.state, verdict.severity, window.end, detail)
 
     # labels -----------------------------------------------------------------------------------------------
@@ -228,7 +266,7 @@ class Monitor:
         s, settings = self._state, self._settings
         if rows.num_rows:
             at = tables.seconds(rows, "_at")
-            received, seq = tables.seconds(rows, "_received"), tables.floats(rows, "_seq")
+            received, seq = tables.arrivals(rows), tables.floats(rows, "_seq")
             values = zip(tables.objects(rows, "_id"), tables.objects(rows, "_label"), strict=True)
             held = (
                 (identifier, join.Held(float(at[i]), float(received[i]), int(seq[i]), label))
@@ -236,7 +274,7 @@ class Monitor:
                 if label is not None
             )
             join.add_labels(s.book, held)
-            self._seen(float(at.max()))
+            self._seen(at, received)
         due = join.release(s.book, found, settings.label_lateness_s)
         cap = float(self._reference["quality"]["cap"])
         findings = []
@@ -261,7 +299,7 @@ class Monitor:
         return "watch" if detector.evalue >= watch else "ok"
 
     def _performance_changed(self, detector: quality.ESR, state: State, at: float) -> Finding:
-        facts = self._performance_facts()
+        facts = performance_facts(self._state, self._reference, self._settings)
         grade: Severity = "none"
         if state == "confirmed":
             grade = quality.severity(facts["loss"], detector.null_level)
@@ -269,51 +307,15 @@ class Monitor:
         self._state.verdicts["performance"] = Verdict(state, grade)
         return self._finding("performance", state, grade, at, {"version": self.version, **facts})
 
-    def _performance_facts(self) -> dict[str, Any]:
-        """Realised loss and metric over the last window of labels, beside the reference's."""
-        book, detector, reference = self._state.book, self._state.detector, self._reference["quality"]
-        return {
-            "metric": reference["metric"],
-            "realized": _mean(book.errors),
-            "reference": reference["value"],
-            "loss": _mean(book.losses),
-            "reference_loss": reference["loss"],
-            "null_level": detector.null_level if detector else None,
-            "evalue": detector.evalue if detector else None,
-            "threshold": self._settings.esr_run_length,
-            "labels": book.tally.joined,
-        }
-
     # shared -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
         """Current facts for gauges; see the keys. Shares are 0..1, times are unix seconds of event time."""
-        s = self._state
-        states = {kind: s.verdicts[kind].state for kind in KINDS}
-        return {
-            "model": s.model,
-            "version": s.version,
-            "states": states,
-            "drift_state": _worse(states["feature_drift"], states["score_drift"]),
-            "data_quality_state": states["data_quality"],
-            "performance_state": states["performance"],
-            "psi": s.gauges.psi,
-            "flagged": s.gauges.flagged,
-            "features_flagged": len([name for name in s.gauges.flagged if name != SCORE]),
-            "null_ratio": s.gauges.null_ratio,
-            "unseen_ratio": s.gauges.unseen_ratio,
-            "window_rows": s.open.rows,
-            "windows": s.windows,
-            "performance": self._performance_facts(),
-            "predictions": s.book.tally.predictions,
-            "labels_joined": s.book.tally.joined,
-            "labels_join_ratio": s.book.tally.joined / max(s.book.tally.predictions, 1),
-            "labels_revised": s.book.tally.revised,
-            "labels_unusable": s.book.tally.unusable,
-            "labels_waiting": len(s.book.waiting) + len(s.book.orphans),
-            "join_dropped": s.book.tally.dropped,
-            "last_event_at": s.last_event,
-        }
+        return snapshot(self._state, self._reference, self._settings)
+
+    def _null_level(self) -> float | None:
+        settings = self._settings
+        return quality.null_level(self._reference["quality"], settings.tolerance, settings.tolerance_relative)
 
     def _verdict(self, kind: Kind) -> Verdict:
         return self._state.verdicts[kind]
@@ -321,10 +323,12 @@ class Monitor:
     def _rule(self, alarm: State) -> Rule:
         return Rule(alarm, self._settings.confirm, self._settings.of, self._settings.clear)
 
-    def _seen(self, at: float) -> None:
-        s = self._state
-        s.last_event = at if s.last_event is None else max(s.last_event, at)
-        s.book.watermark = max(s.book.watermark, at)
+    def _seen(self, at: tables.Floats, received: tables.Floats) -> None:
+        """Move the clocks; an event dated ahead of its arrival moves event time to its arrival only."""
+        s, newest = self._state, float(at.max())
+        s.last_event = newest if s.last_event is None else max(s.last_event, newest)
+        s.book.watermark = max(s.book.watermark, float(np.minimum(at, received).max()))
+        s.book.received = max(s.book.received, float(received.max()))
 
     def _finding(self, kind: Kind, state: State, grade: Severity, at: float, detail: dict[str, Any]) -> Finding:
         moment = datetime.fromtimestamp(at, UTC)
@@ -337,15 +341,6 @@ def _faults(found: Assessment) -> list[dict[str, Any]]:
         {"column": c.column, "fault": c.fault, "share": c.share, "expected": c.expected, "p": c.p}
         for c in passed[:SHOWN]
     ]
-
-
-def _worse(left: State, right: State) -> State:
-    order: tuple[State, ...] = ("insufficient", "ok", "watch", "confirmed", "broken")
-    return max(left, right, key=order.index)
-
-
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
 
 
 def _iso(at: float) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from monitoring.known import KnownEvent
+
 
 class MonitoringSettings(BaseModel):
     """How windows close, when drift is called, and how often a false alarm is acceptable."""
@@ -15,7 +17,9 @@ class MonitoringSettings(BaseModel):
     window_rows: Annotated[int, Field(ge=20, description="a window closes at this many rows")] = 500
     window_max_age_s: Annotated[float, Field(gt=0, description="or at this event-time age, in seconds")] = 3600.0
     min_rows: Annotated[int, Field(ge=10, description="but never with fewer rows than this: it stays open")] = 100
-    fdr: Annotated[float, Field(gt=0, lt=1, description="false discovery rate over columns x scales")] = 0.001
+    expected_days_between_false_alarms: Annotated[
+        float, Field(ge=1, description="days of event time between false drift alarms of one model, at least")
+    ] = 90.0
     psi_floor: Annotated[float, Field(ge=0, description="corrected PSI under which a change is ignored")] = 0.02
     confirm: Annotated[int, Field(ge=1, description="flagged windows, among the last `of`, that confirm")] = 2
     of: Annotated[int, Field(ge=1)] = 3
@@ -30,9 +34,17 @@ class MonitoringSettings(BaseModel):
         float, Field(ge=0.0, lt=1.0, description="the same as a share of the loss; the larger counts")
     ] = 0.10
     label_lateness_s: Annotated[float, Field(ge=0, description="labels delivered within this are put in order")] = 60.0
+    park_hours: Annotated[
+        float, Field(gt=0, description="a label waits this long for its prediction's event, then it is given up")
+    ] = 24.0
     max_pending: Annotated[int, Field(ge=100, description="predictions remembered while they wait for a label")] = (
         50_000
     )
+
+    known_events: Annotated[
+        tuple[KnownEvent, ...],
+        Field(description="spans (name, start, end, columns): drift is recorded, not raised"),
+    ] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

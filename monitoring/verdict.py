@@ -41,6 +41,8 @@ class Verdict(msgspec.Struct):
     severity: Severity = "none"
     recent: list[list[str]] = []
     calm: int = 0
+    held: list[str] = []
+    """Names that the alarm rests on, since it began: only they can keep it up without a flag."""
 
     @property
     def confirmed(self) -> list[str]:
@@ -55,13 +57,13 @@ def advance(verdict: Verdict, flags: Flags, rule: Rule) -> Verdict:
     """
     recent = [*verdict.recent, sorted({*flags.names, *flags.immediate})][-rule.of :]
     counts = Counter(chain.from_iterable(recent))
-    alarmed = bool(flags.immediate) or any(times >= rule.confirm for times in counts.values())
+    alarming = {*flags.immediate, *(name for name, times in counts.items() if times >= rule.confirm)}
     if verdict.state == rule.alarm:
         restless = bool(flags.names or flags.immediate or flags.unsettled)
         calm = 0 if restless else verdict.calm + 1
         if calm < rule.clear:
-            return Verdict(rule.alarm, verdict.severity, recent, calm)
+            return Verdict(rule.alarm, verdict.severity, recent, calm, sorted({*verdict.held, *alarming}))
         return Verdict("watch" if flags.odd else "ok", "none", [], 0)
-    if alarmed:
-        return Verdict(rule.alarm, verdict.severity, recent, 0)
+    if alarming:
+        return Verdict(rule.alarm, verdict.severity, recent, 0, sorted(alarming))
     return Verdict("watch" if any(recent) or flags.unsettled or flags.odd else "ok", "none", recent, 0)

@@ -7,11 +7,13 @@ make a useless window: past its age a window stays open until it holds `min_rows
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from registry.reference import HOURS
 
 Counts = npt.NDArray[np.int64]
 
@@ -26,6 +28,8 @@ class Window(msgspec.Struct):
     end: float = 0.0
     rows: int = 0
     counts: dict[str, list[int]] = {}
+    hours: list[int] = []
+    """Rows by hour of the day, UTC; empty where that is not known."""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -71,6 +75,8 @@ def merge(windows: Sequence[Window]) -> Window:
     )
     for window in filled:
         merged.counts = add(merged.counts, window.counts)
+    if all(window.hours for window in filled):
+        merged.hours = [sum(column) for column in zip(*(window.hours for window in filled), strict=True)]
     return merged
 
 
@@ -83,15 +89,14 @@ def add(left: Mapping[str, Sequence[int]], right: Mapping[str, Sequence[int]]) -
     return total
 
 
-def ladder(closed: Sequence[Window], name: str) -> dict[int, Counts]:
-    """Counts of one column pooled over the last 1, 4, 16 and 64 windows.
+def scales_of(held: int) -> list[int]:
+    """Scales that `held` windows reach: while fewer exist than one asks for, the next smaller one stands for it."""
+    return [scale for i, scale in enumerate(SCALES) if held and (i == 0 or held > SCALES[i - 1])]
 
-    While fewer windows exist than a scale asks for, the next smaller scale that they fill stands for it.
-    """
-    stack = np.array([window.counts[name] for window in closed[-DEPTH:]], np.int64)
-    held = len(stack)
-    scales = [scale for i, scale in enumerate(SCALES) if held and (i == 0 or held > SCALES[i - 1])]
-    return {scale: stack[-scale:].sum(axis=0) for scale in scales}
+
+def ladder(stack: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Of windows' counts [..., T, B], newest last, those pooled over the last 1, 4, 16 and 64: [..., S, B]."""
+    return np.stack([stack[..., -scale:, :].sum(axis=-2) for scale in scales_of(stack.shape[-2])], axis=-2)
 
 
 Counter = Callable[[int, int], dict[str, list[int]]]
@@ -103,8 +108,9 @@ def extend(window: Window, segment: Segment, at: npt.NDArray[np.float64], count:
     if not len(times):
         return window
     rows = len(times)
-    part = Window(float(times[0]), float(times.max()), rows, count(segment.first, segment.last))
+    hours = np.bincount((np.floor(times / 3600.0) % HOURS).astype(np.int64), minlength=HOURS).tolist()
+    part = Window(float(times[0]), float(times.max()), rows, count(segment.first, segment.last), hours)
     if not window.rows:
         return part
     # the start is that of the first row in stream order: the age is counted from it
-    return Window(window.start, max(window.end, part.end), window.rows + rows, add(window.counts, part.counts))
+    return msgspec.structs.replace(merge([window, part]), start=window.start)

@@ -101,6 +101,11 @@ class Contract:
         """What reading and packing a row depend on: contracts of equal layout read each other's rows."""
         return (self.precision,), *((c.name, c.dtype, c.nullable, c.policy) for c in self.columns)
 
+    @cached_property
+    def hides(self) -> bool:
+        """Whether there is a column whose values the event log does not keep as they are."""
+        return any(column.policy != "store" for column in self.columns)
+
     @property
     def names(self) -> list[str]:
         """Column names in order."""

@@ -17,8 +17,9 @@ class Facts:
     `cap` is the error, in units of y, at which a regression's loss saturates; by default four times the mean
     absolute error. `window` is the span of training data as ISO dates. `slices` are columns by whose values the
     metrics are also computed. `metrics` are values, or functions of (y, prediction) that get an interval too.
-    `leakage_ok` are columns that tell the label and are known at the time of a prediction all the same.
-    `lineage` is free: parent version, run, reason.
+    `at` are the event times of the reference's rows (the holdout's, else X's), anything pandas reads as times: columns
+    that follow the hour of the day are then watched hour by hour. `leakage_ok` are columns that tell the label and are
+    known at the time of a prediction all the same. `lineage` is free: parent version, run, reason.
     """
 
     owner: str = ""
@@ -32,3 +33,4 @@ class Facts:
     metrics: Mapping[str, float | Metric] = field(default_factory=dict)
     leakage_ok: Sequence[str] = ()
     lineage: Mapping[str, str] = field(default_factory=dict)
+    at: Sequence[Any] | None = None

@@ -20,6 +20,7 @@ from registry.card import card_facts, render_card
 from registry.contract import Contract, Policy
 from registry.convert import Progress, Runtime, convert
 from registry.errors import ContractViolation, PereneError
+from registry.estimate import build_estimate
 from registry.facts import Facts
 from registry.golden import golden_rows, write_golden
 from registry.infer import check_holdout, infer_contract
@@ -187,8 +188,26 @@ def _reference(
     score = predicted[:, 0] if regression else predicted
     window = facts.window or (None, None)
     kept = figures if labels is not None else {}
-    reference = build_reference(contract, frame, score, losses, cap, kept, window=window)
+    at = None if facts.at is None else _seconds(facts.at, len(frame))
+    reference = build_reference(contract, frame, score, losses, cap, kept, window=window, at=at)
+    if labels is not None:
+        index = class_index(contract.output, labels) if not regression else labels
+        learnt = build_estimate(contract.output, reference, frame, predicted, index, losses)
+        reference |= {"estimate": learnt} if learnt is not None else {}
     return reference | {"baseline": baseline}
+
+
+def _seconds(at: Any, rows: int) -> npt.NDArray[np.float64]:
+    """Event times of the reference's rows as unix seconds."""
+    times = pd.to_datetime(pd.Series(list(at)), utc=True)
+    if len(times) != rows or times.isna().any():
+        raise ContractViolation(
+            "the event times do not fit the reference's rows",
+            where="Facts.at",
+            expected=f"{rows} times",
+            got=f"{len(times)}, {int(times.isna().sum())} of them none",
+        )
+    return np.asarray(times.dt.as_unit("us").astype("int64").to_numpy() / 1e6, np.float64)
 
 
 def _made(estimator: Any, X: pd.DataFrame, facts: Facts) -> dict[str, Any]:

@@ -23,6 +23,11 @@ MAX_CATEGORIES: Final = 50
 MAX_OTHERS: Final = 1000
 QUANTILES: Final = 10
 BLOCK: Final = 100
+HOURS: Final = 24
+MIN_SEASON_ROWS: Final = 1000
+SEASON_Z: Final = 4.5
+RIDGE: Final = 10.0
+"""Rows by which a bin's mean score is drawn to the mean of all."""
 NULL: Final = 0
 INFINITE: Final = 1
 BELOW: Final = 2
@@ -46,6 +51,7 @@ def build_reference(
     metrics: Mapping[str, float],
     *,
     window: tuple[str | None, str | None] = (None, None),
+    at: Any = None,
 ) -> dict[str, Any]:
     """Describe validation rows as the JSON object kept in `reference.json`.
 
@@ -60,15 +66,19 @@ def build_reference(
         cap: the loss cap, in units of the label.
         metrics: metric values on the rows; "mae" or "log_loss" is kept, else the first.
         window: first and last event time of the rows, ISO 8601.
+        at: event time of each row, unix seconds; then columns that follow the hour of the day keep `seasons`.
     """
+    hours = None if at is None else np.asarray(np.floor(np.asarray(at, np.float64) / 3600.0) % HOURS, np.int64)
     columns = {}
     for c in contract.columns:
         if c.policy == "store":
             data = texts(frame[c.name]) if c.dtype == "string" else numbers(frame[c.name])
             columns[c.name] = _category(data) if c.dtype == "string" else _number(data)
             columns[c.name]["null_peak"] = _null_peak(data)
+            columns[c.name] |= _seasons(columns[c.name], data, hours) | _heeded(columns[c.name], data, score)
     values = score_values(contract.output, score)
     spec = _number(values) if values.dtype != object else _category(values)
+    spec |= _seasons(spec, values, hours)
     loss = np.asarray(losses, np.float64)
     loss = loss[np.isfinite(loss)]
     wanted = "mae" if contract.output.kind == "regression" else "log_loss"
@@ -166,7 +176,21 @@ def bin_edges(ordered: Floats) -> list[float]:
     return [float(edge) for edge in edges[edges > ordered[0]]]
 
 
+def bins_of(spec: Spec, values: npt.NDArray[Any]) -> Counts:
+    """The bin of each value; see `bin_counts`."""
+    if spec["kind"] == "number":
+        return _number_bins(spec, numbers(values))
+    positions, default = _positions(spec)
+    found = [NULL if _missing(value) else positions.get(str(value), default) for value in values.tolist()]
+    return np.array(found, np.int64)
+
+
 def _count_numbers(spec: Spec, values: Floats) -> Counts:
+    bins = _number_bins(spec, values)
+    return np.bincount(bins, minlength=FIRST_NUMBER + len(spec["edges"]) + 1).astype(np.int64)
+
+
+def _number_bins(spec: Spec, values: Floats) -> Counts:
     edges = np.asarray(spec["edges"], np.float64)
     bins = np.searchsorted(edges, values, side="right") + FIRST_NUMBER
     low, high = spec["minimum"], spec["maximum"]
@@ -175,7 +199,51 @@ def _count_numbers(spec: Spec, values: Floats) -> Counts:
     bins[values > (high if high is not None else -np.inf)] = ABOVE
     bins[np.isinf(values)] = INFINITE
     bins[np.isnan(values)] = NULL
-    return np.bincount(bins, minlength=FIRST_NUMBER + len(edges) + 1).astype(np.int64)
+    return np.asarray(bins, np.int64)
+
+
+def _seasons(spec: Spec, values: npt.NDArray[Any], hours: npt.NDArray[np.int64] | None) -> Spec:
+    """Counts by hour of the day, of a column that depends on it beyond doubt; nothing of any other.
+
+    A column that does not would only be compared with fewer rows. Few rows tell nothing about hours either.
+    """
+    if hours is None or len(values) < MIN_SEASON_ROWS:
+        return {}
+    each = np.stack([bin_counts(spec, values[hours == hour]) for hour in range(HOURS)]).astype(np.float64)
+    seen, held = each.sum(axis=1) > 0, each.sum(axis=0) > 0
+    table = each[seen][:, held]
+    df = (table.shape[0] - 1) * (table.shape[1] - 1)
+    if df == 0:
+        return {}
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / table.sum()
+    found = [(float(((table - expected) ** 2 / expected).sum()), df)]
+    if spec["kind"] == "number":  # hours that differ in their means show in far fewer degrees of freedom
+        place = np.arange(table.shape[1])
+        of_hour, of_all = (table @ place) / table.sum(axis=1), float((table.sum(axis=0) @ place) / table.sum())
+        variance = float(table.sum(axis=0) @ (place - of_all) ** 2 / table.sum())
+        found.append((float(table.sum(axis=1) @ (of_hour - of_all) ** 2) / variance, table.shape[0] - 1))
+    follows = any(_normal(statistic, freedom) > SEASON_Z for statistic, freedom in found)
+    return {"seasons": each.astype(np.int64).tolist()} if follows else {}
+
+
+def _heeded(spec: Spec, values: npt.NDArray[Any], score: Any) -> Spec:
+    """Mean score of every bin's rows, and the share of the score's variance that lies between the bins."""
+    array = np.asarray(score, np.float64)
+    array = array.reshape(len(array), -1)
+    if len(array) != len(values) or not len(array) or not np.isfinite(array).all():
+        return {}
+    watched = array.max(axis=1) if array.shape[1] > 2 else array[:, -1]
+    bins, width = bins_of(spec, values), len(spec["counts"])
+    rows = np.bincount(bins, minlength=width)
+    mean, variance = float(watched.mean()), float(watched.var())
+    means = (np.bincount(bins, watched, minlength=width) + RIDGE * mean) / (rows + RIDGE)
+    between = float(rows @ (means - mean) ** 2) / len(watched)
+    return {"scores": means.tolist(), "importance": between / variance if variance > 0 else 0.0}
+
+
+def _normal(statistic: float, df: int) -> float:
+    """Wilson and Hilferty's normal form of a chi-square variable."""
+    return float(((statistic / df) ** (1 / 3) - (1 - 2 / (9 * df))) / math.sqrt(2 / (9 * df)))
 
 
 def _null_peak(values: npt.NDArray[Any]) -> float:
@@ -217,13 +285,18 @@ def _ranked(values: npt.NDArray[Any]) -> list[str]:
 
 
 def _count_categories(spec: Spec, values: npt.NDArray[Any]) -> Counts:
-    positions = dict.fromkeys(spec.get("others", ()), OTHER)
-    positions |= {value: index + FIRST_CATEGORY for index, value in enumerate(spec["values"])}
-    default = OTHER if spec.get("open") else UNSEEN
+    positions, default = _positions(spec)
     counts = np.zeros(FIRST_CATEGORY + len(spec["values"]), np.int64)
     for value, times in Counter(values.tolist()).items():
         counts[NULL if _missing(value) else positions.get(str(value), default)] += times
     return counts
+
+
+def _positions(spec: Spec) -> tuple[dict[str, int], int]:
+    """Bins by category, and that of any other."""
+    positions = dict.fromkeys(spec.get("others", ()), OTHER)
+    positions |= {value: index + FIRST_CATEGORY for index, value in enumerate(spec["values"])}
+    return positions, OTHER if spec.get("open") else UNSEEN
 
 
 def _missing(value: Any) -> bool:

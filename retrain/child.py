@@ -51,6 +51,7 @@ class Spec(msgspec.Struct, frozen=True):
     settings: dict[str, Any]
     drift_at: datetime | None = None
     signing_key: str = ""
+    lake_url: str = ""
     token: int = 0
     attempt: int = 1
     parent: int = 0
@@ -58,7 +59,7 @@ class Spec(msgspec.Struct, frozen=True):
 
 def recorded(spec: Spec) -> Spec:
     """As the ledger keeps it: the addresses of stores may hold passwords, and are those of whoever begins a run."""
-    return msgspec.structs.replace(spec, ledger_url="", tracking_uri="")
+    return msgspec.structs.replace(spec, ledger_url="", tracking_uri="", lake_url="")
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -78,7 +79,7 @@ Step = Callable[[str, dict[str, Any]], None]
 
 def execute(spec: Spec, step: Step) -> Result:
     """Do the run, or what an earlier attempt left of it."""
-    places = Places(Path(spec.home), spec.ledger_url, spec.tracking_uri, spec.signing_key)
+    places = Places(Path(spec.home), spec.ledger_url, spec.tracking_uri, spec.signing_key, spec.lake_url)
     folder = places.run(spec.run_id)
     chosen = folder / "selection.json"
     if not chosen.exists():
@@ -223,6 +224,7 @@ def _build(
             window=window,
             training_rows=len(winner.train),
             cap=cap,
+            at=holdout["_at"].tolist() if "_at" in holdout.columns else None,
             lineage={"parent version": str(spec.champion), "run": spec.run_id, "reason": spec.reason},
             **_said(champion),
         ),

@@ -7,16 +7,41 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from monitoring.catalogue import STAGES, STATES
+from prometheus_client import Gauge
+
+from monitoring.catalogue import STAGES, STATES, WORKER
 from monitoring.metrics import WorkerMetrics
 from retrain.experiments import Decision
 
-__all__ = ["Gauges"]
+__all__ = ["COLUMNS", "OTHERS", "Gauges", "largest"]
 
 _DRIFT = STATES
 _STAGE = STAGES
 #: Prometheus takes infinity, people do not: e-values are shown up to this.
 LARGEST = 1e12
+
+
+#: Columns of one model with a series of their own: a wide contract must not flood Prometheus.
+COLUMNS = 50
+#: The label of the others, among which the largest value is told.
+OTHERS = "(other)"
+Labels = tuple[str, ...]
+
+
+def largest(values: Mapping[str, Mapping[Labels, float]]) -> dict[str, dict[Labels, float]]:
+    """The columns with the largest values, and the largest value among the others.
+
+    >>> found = largest({f"c{n}": {("1",): float(n), ("4",): 0.0} for n in range(60)})
+    >>> len(found), found["c59"], found["(other)"]
+    (51, {('1',): 59.0, ('4',): 0.0}, {('1',): 9.0, ('4',): 0.0})
+    """
+    ordered = sorted(values, key=lambda name: (-max(values[name].values(), default=0.0), name))
+    found = {name: dict(values[name]) for name in ordered[:COLUMNS]}
+    for name in ordered[COLUMNS:]:
+        rest = found.setdefault(OTHERS, {})
+        for labels, value in values[name].items():
+            rest[labels] = max(rest.get(labels, value), value)
+    return found
 
 
 class Gauges:
@@ -25,6 +50,14 @@ class Gauges:
     def __init__(self, metrics: WorkerMetrics) -> None:
         self.metrics = metrics
         self._exposed: dict[tuple[str, str, str], int] = {}
+        self._shown: dict[tuple[Gauge, str], set[Labels]] = {}
+
+    def forget(self) -> None:
+        """Export nothing about models any more: who does not lead does not know, and its last word would stand."""
+        for metric in WORKER:
+            if metric.kind == "gauge" and metric.labels:
+                getattr(self.metrics, metric.attribute).clear()
+        self._shown.clear()
 
     def monitor(self, model: str, facts: Mapping[str, Any]) -> None:
         """States, drift per column and realised quality of one model."""
@@ -36,13 +69,14 @@ class Gauges:
         m.drift_features_flagged.labels(model).set(facts["features_flagged"])
         m.window_rows.labels(model).set(facts["window_rows"])
         m.labels_join_ratio.labels(model).set(facts["labels_join_ratio"])
-        for feature, scales in facts["psi"].items():
-            for scale, value in scales.items():
-                m.drift_psi_corrected.labels(model, feature, str(scale)).set(value)
-        for feature, ratio in facts["null_ratio"].items():
-            m.feature_null_ratio.labels(model, feature).set(ratio)
-        for feature, ratio in facts["unseen_ratio"].items():
-            m.feature_unseen_ratio.labels(model, feature).set(ratio)
+        m.labels_parked.labels(model).set(facts["labels_parked"])
+        self._maturity(model, facts["maturity"])
+        psi: dict[str, dict[Labels, float]] = {
+            name: {(str(scale),): value for scale, value in scales.items()} for name, scales in facts["psi"].items()
+        }
+        self._columns(m.drift_psi_corrected, model, psi)
+        self._columns(m.feature_null_ratio, model, {n: {(): ratio} for n, ratio in facts["null_ratio"].items()})
+        self._columns(m.feature_unseen_ratio, model, {n: {(): ratio} for n, ratio in facts["unseen_ratio"].items()})
         quality = facts["performance"]
         if quality["realized"] is not None:
             m.performance_realized.labels(model, quality["metric"]).set(quality["realized"])
@@ -50,6 +84,24 @@ class Gauges:
             m.performance_reference.labels(model, quality["metric"]).set(quality["reference"])
         if quality["evalue"] is not None:
             m.performance_evalue.labels(model).set(quality["evalue"])
+
+    def _columns(self, gauge: Gauge, model: str, values: Mapping[str, Mapping[Labels, float]]) -> None:
+        """The largest columns now; a column that is no longer among them, or gone from the contract, is not shown."""
+        now = {(name, *rest): value for name, by in largest(values).items() for rest, value in by.items()}
+        for labels in self._shown.get((gauge, model), set()) - now.keys():
+            gauge.remove(model, *labels)
+        self._shown[gauge, model] = set(now)
+        for labels, value in now.items():
+            gauge.labels(model, *labels).set(value)
+
+    def _maturity(self, model: str, facts: Mapping[str, Any]) -> None:
+        m = self.metrics
+        for quantile, seconds in (("0.5", facts["p50_s"]), ("0.95", facts["p95_s"])):
+            if seconds is not None:
+                m.label_lag_seconds.labels(model, quantile).set(seconds)
+        for age, share in facts["within"].items():
+            if share is not None:
+                m.labels_within_ratio.labels(model, age).set(share)
 
     def reference_age(self, model: str, reference: Mapping[str, Any], now: datetime) -> None:
         """Seconds, on the model's clock, since the reference's rows end."""

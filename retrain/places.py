@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from monitoring.lake_root import lake_root
+
 __all__ = ["Places"]
 
 
@@ -16,6 +18,7 @@ class Places:
     ledger: str = ""
     tracking: str = ""
     signing_key: str = ""
+    lake_url: str = ""
 
     @property
     def ledger_url(self) -> str:
@@ -33,9 +36,9 @@ class Places:
         return self.home / "artifacts"
 
     @property
-    def lake(self) -> Path:
-        """Root of the event lake."""
-        return self.home / "events"
+    def lake(self) -> Path | str:
+        """Root of the event lake: a folder, or a URL."""
+        return lake_root(self.home, self.lake_url)
 
     def bundle(self, model: str, version: int) -> Path:
         """Where serving's puller puts a version's bundle."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from monitoring.lake import Key, Lake
 from registry.contract import Contract
+from registry.errors import StoreUnavailable
 from retrain.places import Places
 from retrain.process import Child
 
@@ -45,7 +46,11 @@ class Reports:
             return
         model, evidence_id, contract = self._queue.popleft()
         folder = self.places.report(model, evidence_id)
-        if not self._prepare(model, contract, folder):
+        try:
+            if not self._prepare(model, contract, folder):
+                return
+        except StoreUnavailable:  # upkeep took a file from under us, or the store is away: the next tick lists again
+            self._queue.append((model, evidence_id, contract))
             return
         arguments = [
             f"--{n}={folder / f}" for n, f in (("reference", "reference.parquet"), ("current", "current.parquet"))

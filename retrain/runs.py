@@ -64,9 +64,8 @@ class Runs:
         self._start(spec, token)
 
     def _start(self, spec: Spec, token: int) -> None:
-        spec = msgspec.structs.replace(
-            spec, ledger_url=self.places.ledger, tracking_uri=self.places.tracking, token=token, parent=os.getpid()
-        )
+        stores = {"ledger_url": self.places.ledger, "tracking_uri": self.places.tracking}
+        spec = msgspec.structs.replace(spec, **stores, lake_url=self.places.lake_url, token=token, parent=os.getpid())
         folder = self.places.run(spec.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"spec-{spec.attempt}-{token}.json"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from monitoring.lake_root import LakeUrl
 from monitoring.settings import MonitoringSettings
 from registry.errors import ConfigInvalid
 from registry.policy import LedgerPolicy
@@ -78,6 +79,7 @@ class WatchSettings(BaseModel):
 
     retrain: RetrainSettings | None = None
     monitoring: MonitoringSettings = MonitoringSettings()
+    retention_days: int | None = Field(default=None, ge=1, description="instead of the one for all models")
 
 
 class WorkerSettings(BaseModel):
@@ -93,6 +95,9 @@ class WorkerSettings(BaseModel):
     lease_ttl_s: float = Field(default=10.0, gt=0.5)
     ledger_url: str = ""
     tracking_uri: str = ""
+    lake_url: LakeUrl = ""
+    retention_days: int | None = Field(default=None, ge=1, description="days of events that are kept; none: all")
+    upkeep_s: float = Field(default=600.0, gt=0, description="pause between two rounds of upkeep of the event lake")
     signing_key: Path | None = Field(default=None, description="signs what retraining registers")
     allow_pickle: bool = Field(default=False, description="whether what becomes champion may be a pickle")
     trusted: tuple[str, ...] = Field(default=(), description="keys of which one must have signed what becomes champion")

@@ -145,7 +145,7 @@ class Trials:
         if made is not None:  # decided before a crash, not yet carried out
             self._carry_out(deployment, trial, made[1], made[0], now, token)
             return made[1]
-        seen = (trial.stage, *(len(self.lake.files(model, kind)) for kind in ("prediction", "shadow", "label")))
+        seen = (trial.stage, *(hash(tuple(self.lake.files(model, kind))) for kind in ("prediction", "shadow", "label")))
         in_time = now - trial.started < timedelta(seconds=trial.policy.limit_s)
         if in_time and self._looked.get(trial.experiment_id) == seen:
             return None  # nothing arrived since the last look

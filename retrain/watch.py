@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -11,22 +12,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monitoring import unmatched
+from monitoring.consumed import Consumed
 from monitoring.findings import Finding
 from monitoring.lake import Key, Lake
 from monitoring.lake_tables import TIME, Kind
+from monitoring.maturity import facts
 from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.state import MonitorState
+from monitoring.tables import arrivals
 from registry.bundle import Bundle
-from registry.errors import ConfigInvalid
+from registry.errors import ConfigInvalid, StoreUnavailable
 from registry.ledger import Ledger
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "label_facts"]
 
+WATCHED: tuple[Kind, ...] = ("prediction", "label")
 #: Lake files folded in one tick at most, so that a long backlog does not delay the lease or another model.
 FILES_PER_TICK = 64
 #: The event clock is this quantile of the latest events' times: a few strays do not move it.
 RECENT = 101
 QUANTILE = 0.9
+#: Seconds between looks for given-up labels in the lake, for each hour that labels are parked.
+SWEEP_S = 60.0
 #: Events further ahead of the clock than this are strays: logged in the lake, no part of any window.
 STRAY = timedelta(days=30)
 
@@ -37,6 +46,23 @@ class _Saved(msgspec.Struct):
     recent: list[float] = []
     started: float = 0.0
     labels: int = 0
+    unmatched: int = 0
+    looked: float = 0.0
+    label_at: float = 0.0
+
+
+def label_facts(ledger: Ledger, model: str) -> dict[str, Any] | None:
+    """How long labels take, what is parked and what was given up, as of the worker's last turn; None before it."""
+    body = ledger.load_state(f"worker:{model}")
+    saved = msgspec.msgpack.decode(body, type=_Saved) if body else _Saved()
+    if not saved.monitor:
+        return None
+    try:
+        book = msgspec.msgpack.decode(saved.monitor, type=MonitorState).book
+    except msgspec.DecodeError:  # of another version of Perene
+        return None
+    parked = len(book.orphans) + len(book.given_up)
+    return {**facts(book.maturity, book.watermark), "parked": parked, "unmatched": saved.unmatched}
 
 
 @dataclass
@@ -48,13 +74,25 @@ class Watch:
     lake: Lake
     settings: MonitoringSettings
     monitor: Monitor | None = field(default=None, init=False)
+    saved: Consumed | None = field(default=None, init=False)
+    """The files that are folded, as the ledger knows it: they may be merged or removed."""
     _saved: _Saved = field(default_factory=_Saved, init=False)
     _loaded: bool = field(default=False, init=False)
 
     @property
     def labels(self) -> int:
         """Labels seen so far."""
-        return self._saved.labels
+        return self._state().labels
+
+    @property
+    def unmatched(self) -> int:
+        """Labels whose prediction did not come while they were parked, nor is in the lake."""
+        return self._state().unmatched
+
+    @property
+    def label_at(self) -> float:
+        """When the newest label was received, unix seconds; 0 before the first."""
+        return self._state().label_at
 
     def now(self) -> datetime | None:
         """The model's event clock; None before the first event.
@@ -72,9 +110,11 @@ class Watch:
     def feed(self, champion: Bundle, version: int, *, token: int) -> list[Finding]:
         """Fold in the files that arrived; record findings, then the state, both under the leader's token."""
         monitor = self._monitor(champion, version)
-        predictions, labels = self._fresh(monitor, "prediction"), self._fresh(monitor, "label")
+        listed = {kind: self.lake.files(self.model, kind) for kind in WATCHED}
+        predictions, labels = (self._fresh(monitor, listed[kind]) for kind in WATCHED)
         if not predictions and not labels:
             return []
+        monitor.settle_consumed(name for files in listed.values() for name in self._names(files))
         made = self.lake.read(self.model, "prediction", files=predictions)
         known = self.lake.read(self.model, "label", files=labels)
         self._remember(made)
@@ -84,14 +124,20 @@ class Watch:
         for finding in findings:
             self._record(finding, token)
         self._clock(made, known)
+        self._settle(monitor)
         self._save(token)
         return findings
 
-    def _monitor(self, champion: Bundle, version: int) -> Monitor:
+    def _state(self) -> _Saved:
+        """What the ledger keeps of this model, read once."""
         if not self._loaded:
             body = self.ledger.load_state(f"worker:{self.model}")
             self._saved = msgspec.msgpack.decode(body, type=_Saved) if body else _Saved()
             self._loaded = True
+        return self._saved
+
+    def _monitor(self, champion: Bundle, version: int) -> Monitor:
+        self._state()
         if self.monitor is not None and self.monitor.version == version:
             return self.monitor
         if self._saved.version == version and self._saved.monitor:
@@ -99,20 +145,22 @@ class Watch:
                 self.monitor = Monitor.restore(
                     self._saved.monitor, champion.contract, champion.reference, self.settings
                 )
+                self.saved = self.monitor.consumed
                 return self.monitor
             except ConfigInvalid:
                 self._saved.monitor = b""  # another format or reference: begin anew
         first = self._saved.version == 0
         self.monitor = Monitor.start(self.model, version, champion.contract, champion.reference, self.settings)
         if not first:  # what came before belongs to the former champion's watch
+            self.monitor.inherit(self._saved.monitor)
             files = [*self.lake.files(self.model, "prediction"), *self.lake.files(self.model, "label")]
             self.monitor.mark_consumed(self._names(files))
+        self.saved = None
         return self.monitor
 
-    def _fresh(self, monitor: Monitor, kind: Kind) -> list[Key]:
+    def _fresh(self, monitor: Monitor, files: list[Key]) -> list[Key]:
         seen = monitor.consumed
-        files = [f for f in self.lake.files(self.model, kind) if self._name(f) not in seen]
-        return files[:FILES_PER_TICK]
+        return list(islice((file for file in files if self._name(file) not in seen), FILES_PER_TICK))
 
     def _name(self, file: Key) -> str:
         return "/".join(file.parts[-3:])  # kind=…/date=…/file: unique within the model
@@ -140,12 +188,31 @@ class Watch:
             first = pc.min(made.column("_at").cast(pa.int64())).as_py() / 1e6
             self._saved.started = min(self._saved.started, first) if self._saved.started else first
         self._saved.labels += int(known.num_rows)
+        if known.num_rows:
+            self._saved.label_at = max(self._saved.label_at, float(arrivals(known).max()))
+
+    def _settle(self, monitor: Monitor) -> None:
+        """Look for the predictions of labels that were given up: most answered another version, or long ago.
+
+        The lake is read for it, so not at every turn; what cannot be read now is looked for later.
+        """
+        ids = monitor.given_up
+        full = len(ids) >= self.settings.max_pending / 2
+        if not ids or (monitor.received - self._saved.looked < self.settings.park_hours * SWEEP_S and not full):
+            return
+        try:
+            there = unmatched.known(self.lake, self.model, ids)
+        except (OSError, pa.ArrowException, StoreUnavailable):
+            return
+        self._saved.looked = monitor.received
+        self._saved.unmatched += len(set(ids) - there) + monitor.settled(frozenset(ids))
 
     def _save(self, token: int) -> None:
         if self.monitor is None:
             return
         self._saved.monitor, self._saved.version = self.monitor.state(), self.monitor.version
         self.ledger.save_state(f"worker:{self.model}", msgspec.msgpack.encode(self._saved), token=token)
+        self.saved = self.monitor.consumed
 
     def snapshot(self) -> dict[str, Any]:
         """Facts for gauges and triggers; empty before the first feed."""

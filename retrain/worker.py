@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from monitoring.findings import Finding
 from monitoring.lake import Lake
 from monitoring.metrics import WorkerMetrics
+from monitoring.upkeep_run import Job
 from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
 from registry.ledger import Deployment, Ledger
@@ -33,6 +34,7 @@ from retrain.scheduler import Clock
 from retrain.settings import RetrainSettings, WatchSettings, WorkerSettings
 from retrain.trials import ACTOR, Trials
 from retrain.triggers import decide
+from retrain.upkeep import Upkeep
 from retrain.watch import Watch
 
 __all__ = ["Worker", "create_worker"]
@@ -58,6 +60,7 @@ class Worker:
     runs: Runs = field(init=False)
     trials: Trials = field(init=False)
     reports: Reports = field(init=False)
+    upkeep: Upkeep = field(init=False)
     aliases: AliasWatch = field(init=False)
     _watches: dict[str, Watch] = field(default_factory=dict, init=False)
     _counted: dict[str, int] = field(default_factory=dict, init=False)
@@ -70,6 +73,7 @@ class Worker:
         self.runs = Runs(self.ledger, self.places)
         self.trials = Trials(self.ledger, self.lake, self.settings.policy)
         self.reports = Reports(self.places, self.lake)
+        self.upkeep = Upkeep(self.places, self.gauges.metrics, self.settings.upkeep_s)
         self.aliases = AliasWatch(self.places, self.settings.policy, self.settings.trusted, self.settings.allow_pickle)
 
     # one turn ---------------------------------------------------------------------------------------------
@@ -90,6 +94,7 @@ class Worker:
                 self._turn(model, deployment, token)
             self.reports.tend(quiet=not self.runs.busy)
             self.aliases.tend(self.ledger.revision(), token=token, quiet=not self.runs.busy)
+            self.upkeep.tend(lambda: self._upkeep_jobs(deployments), quiet=not self.runs.busy)
         except LeaseLost:
             self.leader.drop()
             self._forget()
@@ -107,12 +112,15 @@ class Worker:
             self._count_rollbacks(deployment)
             table = self.settings.models.get(model, WatchSettings())
             watch = self._watches.setdefault(model, Watch(model, self.ledger, self.lake, table.monitoring))
-            labels = watch.labels
+            labels, unmatched = watch.labels, watch.unmatched
             findings = watch.feed(champion, deployment.champion, token=token)
-            m.labels_received_total.labels(model).inc(max(watch.labels - labels, 0) if labels else 0)
+            m.labels_received_total.labels(model).inc(max(watch.labels - labels, 0))
+            m.labels_unmatched_total.labels(model).inc(max(watch.unmatched - unmatched, 0))
             self._explain(findings, champion)
             now = watch.now() if table.retrain and table.retrain.clock == "event" else self.wall()
             self.gauges.monitor(model, watch.snapshot())
+            if watch.label_at:
+                m.label_last_timestamp_seconds.labels(model).set(watch.label_at)
             if (clock := watch.now()) is not None:
                 m.monitor_event_timestamp_seconds.labels(model).set(clock.timestamp())
             if now is not None:
@@ -227,10 +235,30 @@ class Worker:
                 found = [row.id for row in rows if row.body == finding.to_dict()]
                 self.reports.ask(finding.model, found[0] if found else 0, champion.contract)
 
+    def _upkeep_jobs(self, deployments: Mapping[str, Deployment]) -> list[Job]:
+        """What may be merged or removed of each model: of a deployed one only what its watch has folded and saved."""
+        jobs = []
+        for model in self.lake.models():
+            table, watch = self.settings.models.get(model, WatchSettings()), self._watches.get(model)
+            consumed = watch.saved if watch is not None else None
+            if model in deployments and (watch is None or consumed is None):
+                continue
+            by_event = table.retrain is not None and table.retrain.clock == "event"
+            now = watch.now() if watch is not None and by_event else self.wall()
+            keep = table.retention_days or self.settings.retention_days
+            if consumed is None:
+                jobs.append(Job(model, self.wall().date(), keep))
+            elif now is not None:
+                names, marks = sorted(consumed.names), dict(consumed.marks)
+                jobs.append(Job(model, now.date(), keep, watched=True, names=names, marks=marks))
+        return jobs
+
     def _forget(self) -> None:
         """Leadership changed: what is in memory may be stale, the ledger is not."""
+        self.upkeep.stop()
         self.runs.stop()
         self._watches.clear()
+        self.gauges.forget()
 
     # life -------------------------------------------------------------------------------------------------
 
@@ -269,6 +297,7 @@ class Worker:
         MLflow is told of the last move first: whoever reads its aliases next need not wait for another worker.
         """
         self.runs.stop()
+        self.upkeep.stop()
         self.reports.stop()
         token = self.leader.token
         if token is not None:
@@ -287,7 +316,8 @@ def create_worker(
     wall: Callable[[], datetime] = _wall,
 ) -> Worker:
     """Wire one worker over the stores under `home`; nothing runs yet and no port is open."""
-    places = Places(home.resolve(), settings.ledger_url, settings.tracking_uri, str(settings.signing_key or ""))
+    signing_key = str(settings.signing_key or "")
+    places = Places(home.resolve(), settings.ledger_url, settings.tracking_uri, signing_key, settings.lake_url)
     ledger = Ledger.open(places.ledger_url)
     leader = Leader(ledger, f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}", settings.lease_ttl_s)
     gauges = Gauges(WorkerMetrics(registry or CollectorRegistry()))

@@ -1,228 +1,182 @@
-"""Simulate the detectors on streams whose truth is known; print a Markdown table.
+"""Simulate the detectors on streams whose truth is known: the claims of the design, and the usual rules beside them.
 
-    python bench/monitoring/simulate.py                  # thin: a minute or so
-    python bench/monitoring/simulate.py --replicates 200 --windows 2160 # M1 in full: 90 days of hourly windows, hours
+    python -m bench.monitoring.simulate                         # thin: a few minutes
+    python -m bench.monitoring.simulate --full --save           # 200 replicates of 90 days; an hour of one core
+    python -m bench.monitoring.simulate --only m2 m6 --full --save
 
-Bars are those of the design: M1 false alarms, M2 and M4 delays, M5 cost, M6 the realised-quality detector.
-The last row is a control: an uncorrected PSI > 0.1 rule on the stream of M1, which must fail.
+Saved figures are kept claim by claim in bench/results/monitoring.json and shown by `python -m bench.monitoring.table`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from bench.monitoring import claims, streams, usual_rules
+from bench.monitoring.replayed import same_state
+from bench.serving.machine import RESULTS, facts
 
-from monitoring.assess import SCORE, assess
-from monitoring.drift import cells, psi
-from monitoring.quality import ESR, null_level, update
-from monitoring.settings import MonitoringSettings
-from monitoring.verdict import Rule, Verdict, advance
-from monitoring.windows import DEPTH, Window, merge
-from registry.contract import Column, Contract, Output
-from registry.reference import bin_counts, build_reference
-
-Columns = dict[str, npt.NDArray[Any]]
-Draw = Callable[[np.random.Generator, int], Columns]
-HOURS_90_DAYS = 2160
+FILE = RESULTS / "monitoring.json"
+FULL, THIN = 200, 10
+Rows = list[dict[str, Any]]
+Save = Callable[[str, Rows], None]
 
 
-@dataclass(frozen=True)
-class Episodes:
-    """Windows of one replicate: where drift became confirmed, data became broken, and all where the control alarmed."""
-
-    drift: list[int]
-    broken: list[int]
-    control: list[int]
-
-
-def normal(features: int = 20, shift: float = 0.0) -> Draw:
-    """Independent normals; the first is shifted by `shift` standard deviations."""
-
-    def draw(rng: np.random.Generator, n: int) -> Columns:
-        values = rng.standard_normal((features, n))
-        values[0] += shift
-        return {f"x{i}": values[i] for i in range(features)}
-
-    return draw
-
-
-def awkward(features: int = 20) -> Draw:
-    """Heavy tails, 200 equal categories, zero-inflated and correlated columns in turn."""
-
-    def draw(rng: np.random.Generator, n: int) -> Columns:
-        common = rng.standard_normal(n)
-        made: list[npt.NDArray[Any]] = []
-        for i in range(features):
-            if i % 4 == 0:
-                made.append(rng.standard_t(2, n))
-            elif i % 4 == 1:
-                made.append(np.array([f"c{k}" for k in rng.integers(0, 200, n)], dtype=object))
-            elif i % 4 == 2:
-                made.append(np.where(rng.random(n) < 0.9, 0.0, rng.exponential(1.0, n)))
-            else:
-                made.append(0.7 * common + 0.7 * rng.standard_normal(n))
-        return {f"x{i}": column for i, column in enumerate(made)}
-
-    return draw
+def m1(replicates: int, save: Save, share: int = 1) -> Rows:
+    """False episodes in 90 days of hourly windows without drift: at most one."""
+    kinds = {
+        "20 normals": (streams.normals(), {100: 1, 500: 1, 2000: 1}),
+        "20 heavy tails, 200-level categories, zero-inflated": (streams.awkward(), {100: 1, 500: 1, 2000: 1}),
+        "20 AR(1), rho = .3": (streams.autoregressive(), {100: 1, 500: share}),
+        "200 normals": (streams.normals(200), {100: share, 500: share, 2000: share}),
+        "20 correlated (r = .49)": (streams.correlated(), {100: 1, 500: share}),
+    }
+    rows = []
+    for title, (make, sizes) in kinds.items():
+        for n, part in sizes.items():
+            count = max(replicates // part, 2)
+            rows.append(
+                {"stream": title, "n": n, "replicates": count, **claims.false_alarms(make, n=n, replicates=count)}
+            )
+            _say("m1", rows[-1])
+            save("m1", rows)
+    return rows
 
 
-def faulty(nulls: float = 0.0, unseen: float = 0.0, *, missing: bool = False) -> Draw:
-    """Twenty columns, of which one number goes null, or one category goes unseen, at the given shares."""
-
-    def draw(rng: np.random.Generator, n: int) -> Columns:
-        columns = normal(19)(rng, n)
-        columns["x0"][(rng.random(n) < nulls) | missing] = np.nan
-        kind = np.array([f"c{k}" for k in rng.integers(0, 8, n)], dtype=object)
-        kind[rng.random(n) < unseen] = "new"
-        return {**columns, "kind": kind}
-
-    return draw
+def m2(replicates: int, save: Save) -> Rows:
+    """Windows until a shift of one column in twenty is confirmed."""
+    rows = []
+    for shift, n, m in ((0.5, 100, 1000), (0.2, 500, 1000), (0.2, 500, 2000), (0.2, 500, 5000)):
+        found = claims.delays(streams.normals(shift=shift, change=64), n=n, m=m, replicates=replicates)
+        rows.append({"shift": shift, "n": n, "m": m, "replicates": replicates, **claims.spread(found)})
+        _say("m2", rows[-1])
+    save("m2", rows)
+    return rows
 
 
-def reference_of(columns: Columns) -> dict[str, Any]:
-    """The reference of drawn columns, with a constant score."""
-    dtypes = {name: "string" if values.dtype == object else "float" for name, values in columns.items()}
-    contract = Contract(
-        "sim",
-        tuple(Column(name, dtype) for name, dtype in dtypes.items()),  # type: ignore[arg-type]
-        Output("regression"),
-    )
-    rows = len(next(iter(columns.values())))
-    return build_reference(contract, columns, np.zeros(rows), np.zeros(rows), 1.0, {"mae": 0.0})
+def m3(replicates: int, save: Save) -> Rows:
+    """False episodes in 90 days with a daily wave of 0.4 sd."""
+    rows = []
+    for title, seasonal in (("season-matched reference", True), ("one reference for all hours", False)):
+        found = claims.false_alarms(
+            streams.daily(seasonal=seasonal), n=500, m=5000, replicates=replicates if seasonal else 2
+        )
+        rows.append({"stream": title, "n": 500, "replicates": replicates if seasonal else 2, **found})
+        _say("m3", rows[-1])
+    save("m3", rows)
+    return rows
 
 
-def run(before: Draw, after: Draw, *, seed: int, n: int, windows: int, m: int = 1000, change: int = 0) -> Episodes:
-    """One replicate: `change` windows of `before`, then `after` up to `windows` in all."""
-    rng = np.random.default_rng(seed)
-    reference = reference_of(before(rng, m))
-    specs = reference["columns"]
-    settings = MonitoringSettings(min_rows=min(n, 100))
-    rules = Rule("confirmed", 2, 3, 3), Rule("broken", 2, 3, 3)
-    drift, data = Verdict(), Verdict()
-    closed: list[Window] = []
-    seen = Episodes([], [], [])
-    for index in range(windows):
-        columns = (after if index >= change else before)(rng, n)
-        counts = {name: bin_counts(spec, columns[name]).tolist() for name, spec in specs.items()}
-        closed = [*closed, Window(float(index), float(index), n, counts)][-DEPTH:]
-        found = assess(specs, closed, settings, alarmed=drift.state == "confirmed")
-        drift, was = advance(drift, found.features, rules[0]), drift
-        data, held = advance(data, found.data, rules[1]), data
-        if drift.state == "confirmed" != was.state:
-            seen.drift.append(index)
-        if data.state == "broken" != held.state:
-            seen.broken.append(index)
-        if _plain_psi(specs, counts):
-            seen.control.append(index)
-    return seen
+def m4(replicates: int, save: Save) -> Rows:
+    """Windows until broken data is called broken."""
+    kinds = {
+        "nulls 0 to 5 %": streams.faulty(nulls=0.05, change=4),
+        "missing column": streams.faulty(missing=True, change=4),
+        "unseen category 2 %": streams.faulty(unseen=0.02, change=4),
+    }
+    rows = []
+    for title, make in kinds.items():
+        found = claims.broken_delays(make, n=500, replicates=replicates)
+        rows.append({"fault": title, "n": 500, "replicates": replicates, **claims.spread(found)})
+        _say("m4", rows[-1])
+    save("m4", rows)
+    return rows
 
 
-def _plain_psi(specs: dict[str, Any], counts: dict[str, list[int]]) -> bool:
-    """The usual rule: any column's PSI, noise and all, over 0.1."""
-    return any(
-        psi(cells(spec, counts[name]).astype(float), cells(spec, spec["counts"]).astype(float)) > 0.1
-        for name, spec in specs.items()
-        if name != SCORE
-    )
+def m5(replicates: int, save: Save) -> Rows:
+    """Cost of a window."""
+    rows = [claims.cost(20, 10_000), claims.cost(200, 500)]
+    _say("m5", rows)
+    save("m5", rows)
+    return rows
 
 
-def delays(before: Draw, after: Draw, *, n: int, replicates: int, m: int = 1000, broken: bool = False) -> list[float]:
-    """Windows from the change to the alarm, after 16 undisturbed windows; infinite if not within 12."""
-    found = []
-    for seed in range(replicates):
-        seen = run(before, after, seed=seed, n=n, windows=28, m=m, change=16)
-        late = [index - 15 for index in (seen.broken if broken else seen.drift) if index >= 16]
-        found.append(float(late[0]) if late else float("inf"))
-    return found
+def m6(replicates: int, save: Save) -> Rows:
+    """The detector of realised quality: stable, better, and worse by 10 and 20 points."""
+    rows = []
+    for mean, labels in ((0.2, 20_000), (0.15, 20_000), (0.3, 5_000), (0.4, 5_000)):
+        alarms = [claims.esr_alarm(mean, seed=seed, labels=labels) for seed in range(replicates)]
+        late = [float(a) if a is not None else math.inf for a in alarms]
+        rows.append({"loss": mean, "labels": labels, "replicates": replicates, **claims.spread(late)})
+        _say("m6", rows[-1])
+    save("m6", rows)
+    return rows
 
 
-def esr_alarm(mean: float, *, seed: int, labels: int, base: float = 0.2, reference: int = 2000) -> int | None:
-    """Label at which e-SR alarms on Bernoulli losses of mean `mean`; None when it does not."""
-    rng = np.random.default_rng(seed)
-    old = (rng.random(reference) < base).astype(float)
-    quality = {"n": reference, "loss": old.mean(), "loss_sd": old.std(ddof=1)}
-    level = null_level(quality, 0.02, 0.10)
-    assert level is not None
-    detector = ESR(level)
-    for index, loss in enumerate((rng.random(labels) < mean).astype(float).tolist()):
-        update(detector, loss, float(index))
-        if detector.evalue >= 10_000:
-            return index + 1
-    return None
+def m9(replicates: int, save: Save) -> Rows:
+    """Shuffled, duplicated and late labels, and restarts between windows: the same state, byte for byte."""
+    count = max(replicates // 10, 2)
+    rows = [{"replicates": count, "identical": sum(same_state(seed) for seed in range(count))}]
+    _say("m9", rows)
+    save("m9", rows)
+    return rows
 
 
-def table(replicates: int, windows: int) -> Iterator[str]:
-    """Rows of the Markdown table."""
-    yield "| id | stream | figure | bar |"
-    yield "|---|---|---|---|"
-    scale = HOURS_90_DAYS / (replicates * windows)
-    for label, draw in (("20 normals", normal()), ("20 awkward columns", awkward())):
-        for n in (100, 500):
-            runs = [run(draw, draw, seed=seed, n=n, windows=windows) for seed in range(replicates)]
-            drift, broken = sum(len(r.drift) for r in runs), sum(len(r.broken) for r in runs)
-            control = sum(len(r.control) for r in runs) / (replicates * windows)
-            size = f"{label}, n = {n}, {replicates} x {windows} windows"
-            yield f"| M1 | {size} | drift {drift * scale:.2f}, broken {broken * scale:.2f} a 90 days | <= 1 |"
-            yield f"| control | the same, PSI > 0.1 | alarms in {control:.0%} of windows | must fail |"
-    small, large = "median <= 3, p95 <= 6", "median <= 4, p95 <= 8"
-    for shift, n, m, bar in ((0.5, 100, 1000, small), (0.2, 500, 1000, large), (0.2, 500, 2000, large)):
-        found = delays(normal(), normal(shift=shift), n=n, m=m, replicates=max(replicates, 10))
-        yield f"| M2 | +{shift} sd in 1 of 20, n = {n}, m = {m} | {_spread(found)} windows | {bar} |"
-    for label, fault, limit in (
-        ("nulls 0 to 5 %", faulty(nulls=0.05), 2),
-        ("missing column", faulty(missing=True), 1),
-        ("unseen category 2 %", faulty(unseen=0.02), 2),
-    ):
-        found = delays(faulty(), fault, n=500, replicates=max(replicates, 10), broken=True)
-        yield f"| M4 | {label}, n = 500 | {_spread(found)} windows | median <= {limit} |"
-    yield from _cost()
-    stable = [esr_alarm(0.2, seed=seed, labels=20_000) for seed in range(max(replicates, 10))]
-    share = sum(a is not None for a in stable) / len(stable)
-    yield f"| M6 | e-SR, 20,000 stable labels | {share:.0%} alarm | <= 10 % |"
-    for rise, limit in ((0.10, 400), (0.20, 110)):
-        alarms = [esr_alarm(0.2 + rise, seed=seed, labels=5000) for seed in range(max(replicates, 10))]
-        late = [float(a) if a is not None else float("inf") for a in alarms]
-        yield f"| M6 | e-SR, +{rise:.0%} loss | {_spread(late)} labels | median <= {limit} |"
+def evidently(replicates: int, save: Save) -> Rows:
+    """Evidently's default rule on undrifted normals, and whether the rule here is Evidently's."""
+    rows = []
+    for n, m in ((100, 1000), (100, 2000), (200, 2000), (500, 2000), (2000, 2000)):
+        windows = 2160 if replicates >= FULL else 200
+        columns, any_column, episodes = usual_rules.evidently_alarms(n, m=m, windows=windows)
+        scale = 2160 / windows
+        rows.append({"n": n, "m": m, "columns": columns, "windows": any_column, "episodes": scale * episodes})
+        _say("evidently", rows[-1])
+    same, looked = (sum(x) for x in zip(*(usual_rules.checked(100, m=m, windows=2) for m in (1000, 2000)), strict=True))
+    rows.append({"agree": same, "looked": looked})
+    _say("evidently", rows[-1])
+    save("evidently", rows)
+    return rows
 
 
-def _cost() -> Iterator[str]:
-    rng = np.random.default_rng(0)
-    specs = reference_of(awkward()(rng, 1000))["columns"]
-    columns = awkward()(rng, 10_000)
-    started = time.perf_counter()
-    counts = {name: bin_counts(spec, columns[name]).tolist() for name, spec in specs.items()}
-    window = Window(0.0, 0.0, 10_000, counts)
-    assess(specs, [window], MonitoringSettings(), alarmed=False)
-    spent = (time.perf_counter() - started) * 1000
-    halves = [
-        Window(0.0, 0.0, 5000, {n: bin_counts(s, columns[n][part]).tolist() for n, s in specs.items()})
-        for part in (slice(0, 5000), slice(5000, None))
-    ]
-    same = "equal" if merge(halves) == window else "different"
-    yield f"| M5 | 20 columns x 10,000 rows, count and judge | {spent:.0f} ms; merge {same} | <= 20 ms; equal |"
+CLAIMS: dict[str, Callable[..., Rows]] = {
+    "m2": m2,
+    "m3": m3,
+    "m4": m4,
+    "m5": m5,
+    "m6": m6,
+    "m9": m9,
+    "evidently": evidently,
+    "m1": m1,
+}
 
 
-def _spread(found: list[float]) -> str:
-    middle, late = np.quantile(found, [0.5, 0.95], method="higher")
-    return f"median {middle:g}, p95 {late:g}"
+def _say(claim: str, row: Any) -> None:
+    sys.stdout.write(f"{claim} {json.dumps(row, default=str)}\n")
+    sys.stdout.flush()
+
+
+def keep(claim: str, rows: Rows) -> None:
+    """Keep the figures of one claim, beside those of the others."""
+    known = json.loads(FILE.read_text()) if FILE.is_file() else {}
+    if claim == "m1":  # hours of work: a thinner run does not replace a fuller one
+        fullest: dict[tuple[str, int], dict[str, Any]] = {}
+        for row in [*known.get("m1", {"rows": []})["rows"], *rows]:
+            case = (row["stream"], row["n"])
+            if case not in fullest or row["replicates"] >= fullest[case]["replicates"]:
+                fullest[case] = row
+        rows = list(fullest.values())
+    known[claim] = {"rows": rows, "machine": facts()}
+    text = json.dumps(known, indent=1, sort_keys=True).replace("Infinity", "null")
+    FILE.write_text(text + "\n")
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the claims that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicates", type=int, default=4)
-    parser.add_argument("--windows", type=int, default=200)
+    parser.add_argument("--full", action="store_true", help=f"{FULL} replicates instead of {THIN}")
+    parser.add_argument("--replicates", type=int, help="this many instead")
+    parser.add_argument("--share", type=int, default=1, help="the dearest streams of M1 get this part of them")
+    parser.add_argument("--save", action="store_true", help=f"keep the figures in {FILE}")
+    parser.add_argument("--only", nargs="+", choices=sorted(CLAIMS), default=list(CLAIMS))
     arguments = parser.parse_args()
-    for line in table(arguments.replicates, arguments.windows):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+    save: Save = keep if arguments.save else lambda claim, rows: None
+    for claim in arguments.only:
+        more = {"share": arguments.share} if claim == "m1" else {}
+        CLAIMS[claim](arguments.replicates or (FULL if arguments.full else THIN), save, **more)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["markdown", "monthly", "plot", "table"]
 
 
-def monthly(lake_root: Path, first_bundle: Path, *, model: str = "flight-time") -> pd.DataFrame:
+def monthly(lake_root: Path | str, first_bundle: Path, *, model: str = "flight-time") -> pd.DataFrame:
     """Month by month, on the same labelled rows: the loop's error and that of the first version.
 
     Args:

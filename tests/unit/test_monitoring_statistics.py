@@ -19,7 +19,7 @@ from monitoring.findings import Finding
 from monitoring.quality import ESR, null_level, update
 from monitoring.settings import MonitoringSettings
 from monitoring.verdict import Flags, Rule, Verdict, advance
-from monitoring.windows import Window, ladder, merge, segments
+from monitoring.windows import Window, ladder, merge, scales_of, segments
 
 DRIFT = Rule("confirmed", 2, 3, 3)
 
@@ -180,9 +180,9 @@ def test_windows_do_not_depend_on_batches(gaps: list[float], cuts: list[int]) ->
 def test_ladder_pools_the_last_windows_and_merge_is_exact() -> None:
     """Scales sum the newest windows; scales that would repeat a smaller one are left out."""
     closed = [Window(float(i), float(i), 1, {"x": [i, 1]}) for i in range(6)]
-    pools = {scale: counts.tolist() for scale, counts in ladder(closed, "x").items()}
-    assert pools == {1: [5, 1], 4: [14, 4], 16: [15, 6]}
-    assert list(ladder(closed[:1], "x")) == [1]
+    pools = ladder(np.array([window.counts["x"] for window in closed]))
+    assert dict(zip(scales_of(6), pools.tolist(), strict=True)) == {1: [5, 1], 4: [14, 4], 16: [15, 6]}
+    assert (scales_of(0), scales_of(1), scales_of(64)) == ([], [1], [1, 4, 16, 64])
     assert merge(closed) == Window(0.0, 5.0, 6, {"x": [15, 6]})
     assert merge([merge(closed[4:]), Window(), merge(closed[:4])]) == merge(closed)
 

@@ -167,3 +167,56 @@ def test_line_of_the_deepest_part() -> None:
     assert line_of(text, ["c", "d", "e"]) == 4
     assert line_of(text, ["c", "d", "f"]) == 3
     assert line_of(text, ["x"]) == 1
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"s3://key:{SECRET}@bucket/events",
+        f"s3://bucket/events?secret_key={SECRET}",
+        f"s3://bucket/events?region=x&{SECRET}=1",
+        f"gs://bucket/events#{SECRET}",
+        f"https://bucket/{SECRET}",
+        f"s3:///{SECRET}",
+    ],
+)
+def test_a_lake_with_a_secret_in_its_url_is_refused(tmp_path: Path, url: str) -> None:
+    """Credentials come from the environment; the refusal repeats nothing of what may be one."""
+    error = _refused(tmp_path, f'home = "x"\nlake_url = "{url}"\n')
+    assert error.where.endswith("some.toml:2")
+    assert "event lake's URL" in str(error)
+    assert SECRET not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("", "HOME/events"),
+        ("s3://bucket/a/b?region=eu-west-1", "s3://bucket/a/b?region=eu-west-1"),
+        ("gs://bucket/a/", "gs://bucket/a"),
+        ("/srv/events", "/srv/events"),
+        ("file:///srv/events", "/srv/events"),
+        ("elsewhere", "HERE/elsewhere"),
+    ],
+)
+def test_one_place_says_where_the_lake_is(tmp_path: Path, url: str, root: str) -> None:
+    """For commands, the server's shipper and the worker alike, whatever folder they are started in."""
+    from monitoring.lake_root import lake_root
+    from perene.up import serve_program, worker_program
+    from retrain.settings import WorkerSettings
+    from serving.main import programs
+    from serving.settings import ServingSettings
+
+    settings = load(_file(tmp_path, f'home = "h"\nlake_url = "{url}"\n'))
+    wanted = root.replace("HOME", str(tmp_path / "h")).replace("HERE", str(tmp_path))
+    assert str(settings.places.lake) == wanted
+    worker_program(settings)
+    worker = WorkerSettings.model_validate_json((tmp_path / "h" / "worker.json").read_text())
+    assert str(lake_root(tmp_path / "h", worker.lake_url)) == wanted
+    arguments = serve_program(settings).arguments
+    told = arguments[arguments.index("--lake") + 1] if url else ""
+    shipper = programs(ServingSettings(), tmp_path / "h", "", "", lake_url=told)[1].arguments
+    assert shipper[shipper.index("--lake") + 1] == wanted

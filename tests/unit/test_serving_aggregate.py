@@ -125,7 +125,9 @@ def test_every_gauge_adds_up_by_the_rule_of_the_catalogue() -> None:
         "alias_lag_seconds",
         "build_info",
         "gpu_memory_bytes",
+        "gpu_memory_total_bytes",
         "gpu_utilization_ratio",
+        "jobs",
         "model_loaded_info",
     }
     registry = CollectorRegistry()

@@ -1,0 +1,1 @@
+"""Monitoring against streams whose truth is known."""

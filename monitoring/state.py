@@ -1,0 +1,40 @@
+"""What a monitor knows, as it is saved."""
+
+from __future__ import annotations
+
+import msgspec
+
+from monitoring import labels as join
+from monitoring import quality
+from monitoring.verdict import Verdict
+from monitoring.windows import Window
+
+__all__ = ["Gauges", "MonitorState"]
+
+
+class Gauges(msgspec.Struct):
+    """Facts of the newest closed window."""
+
+    psi: dict[str, dict[str, float]] = {}
+    flagged: list[str] = []
+    null_ratio: dict[str, float] = {}
+    unseen_ratio: dict[str, float] = {}
+
+
+class MonitorState(msgspec.Struct):
+    """All a monitor knows; `reference` is the digest of what its counts were made with."""
+
+    format: int
+    model: str
+    version: int
+    reference: str
+    detector: quality.ESR | None
+    consumed: list[str] = []
+    marks: dict[str, int] = {}
+    open: Window = msgspec.field(default_factory=Window)
+    closed: list[Window] = []
+    windows: int = 0
+    verdicts: dict[str, Verdict] = {}
+    book: join.Book = msgspec.field(default_factory=join.Book)
+    gauges: Gauges = msgspec.field(default_factory=Gauges)
+    last_event: float | None = None
