@@ -28,12 +28,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def configure(folder: Path, ports: dict[str, int]) -> Path:
-    """Copy the repository's configuration with other addresses and a faster pace."""
-    shutil.copy(SOURCE / "perene-rules.yml", folder)
+def configure(folder: Path, ports: dict[str, int], *, rules: str | None = None, alertmanager: str = "") -> Path:
+    """Copy the repository's configuration with other addresses and a faster pace.
+
+    Args:
+        folder: where to.
+        ports: port of each job.
+        rules: another rule file than the repository's.
+        alertmanager: address of one to tell, if any.
+    """
+    (folder / "perene-rules.yml").write_text(rules or (SOURCE / "perene-rules.yml").read_text())
     config = yaml.safe_load((SOURCE / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    del config["alerting"]
+    if alertmanager:
+        (told,) = config["alerting"]["alertmanagers"]
+        told["static_configs"] = [{"targets": [alertmanager.removeprefix("http://")]}]
+    else:
+        del config["alerting"]
     for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
     path = folder / "prometheus.yml"
@@ -49,7 +60,9 @@ def prometheus(config: Path) -> Iterator[str]:
         pytest.fail("prometheus is missing: run scripts/apt")
     address = f"127.0.0.1:{free_port()}"
     arguments = [f"--config.file={config}", f"--storage.tsdb.path={config.parent / 'data'}",
-                 f"--web.listen-address={address}"]  # fmt: skip
+                 f"--web.listen-address={address}",
+                 # what fired before the Alertmanager was found is told again at once
+                 "--rules.alert.resend-delay=1s"]  # fmt: skip
     with (config.parent / "log").open("wb") as log:
         process = subprocess.Popen([binary, *arguments], stdout=log, stderr=log)
         try:

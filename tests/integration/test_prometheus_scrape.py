@@ -10,7 +10,7 @@ from urllib.parse import quote
 from prometheus_client import CollectorRegistry, start_http_server
 
 from grafana.dashboard import rows
-from monitoring.alerts import rules
+from monitoring.alert_rules import rules
 from monitoring.metrics import ServeMetrics, WorkerMetrics
 from tests.prometheus import configure, get, prometheus, until_all_are_up, until_value
 
