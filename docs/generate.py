@@ -20,10 +20,11 @@ from pydantic.fields import FieldInfo
 from monitoring.catalogue import SERVE, STAGES, STATES, WORKER, Metric
 from monitoring.settings import MonitoringSettings
 from perene.config import Settings
+from perene.usage_settings import UsageSettings
 from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
 from retrain.settings import RetrainSettings
-from serving.settings import GpuSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
+from serving.settings import GpuSettings, JobSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
 
 ROOT: Final = Path(__file__).parent / "reference"
 MARK: Final = re.compile(r"(<!-- made: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -91,11 +92,13 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "settings": lambda: settings_table(Settings),
     "policy settings": lambda: settings_table(LedgerPolicy),
     "signing settings": lambda: settings_table(SigningSettings),
+    "usage settings": lambda: settings_table(UsageSettings),
     "serving settings": lambda: settings_table(ServingSettings),
     "limit settings": lambda: settings_table(LimitSettings),
     "queue settings": lambda: settings_table(QueueSettings),
     "gpu settings": lambda: settings_table(GpuSettings),
     "web settings": lambda: settings_table(WebSettings),
+    "job settings": lambda: settings_table(JobSettings),
     "monitoring settings": lambda: settings_table(MonitoringSettings),
     "retrain settings": lambda: settings_table(RetrainSettings),
 }

@@ -13,7 +13,7 @@ from registry import __version__ as __version__
 if TYPE_CHECKING:
     from monitoring.api import events
     from perene.adoption import adopt, certify
-    from perene.api import log_model, promote, rollback
+    from perene.api import labels, log_model, promote, rollback
     from perene.client import AsyncClient, Client
     from perene.versions import inspect, models
     from registry.facts import Facts
@@ -28,6 +28,7 @@ __all__ = [
     "certify",
     "events",
     "inspect",
+    "labels",
     "log_model",
     "models",
     "promote",
@@ -43,6 +44,7 @@ _HOME = {
     "certify": "perene.adoption",
     "events": "perene.api",
     "inspect": "perene.versions",
+    "labels": "perene.api",
     "log_model": "perene.api",
     "models": "perene.versions",
     "promote": "perene.api",

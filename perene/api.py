@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry import approvals
 from registry.aliases import project
-from registry.errors import LedgerConflict, ModelUnknown, NotAllowed, PereneError
+from registry.errors import LedgerConflict, NotAllowed, PereneError
 from registry.ledger import Deployment, Ledger
 from registry.names import check_name
 from registry.policy import refusal
@@ -193,9 +193,17 @@ def events(
     from monitoring.api import events as read
 
     settings = settings or configured()
-    if not (settings.places.lake / f"model={name}").is_dir():
-        raise ModelUnknown(f"the event lake has nothing of '{name}'", where="name")
     return read(settings.places.lake, name, since=since, labelled=labelled)
+
+
+def labels(
+    name: str, *, since: str | datetime | None = None, unmatched: bool = False, settings: Settings | None = None
+) -> pd.DataFrame:
+    """Every label of a model with its revision, or only those whose prediction the event lake does not have."""
+    from monitoring.api import labels as read
+
+    settings = settings or configured()
+    return read(settings.places.lake, name, since=since, unmatched=unmatched)
 
 
 def open_store(settings: Settings) -> Any:

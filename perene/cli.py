@@ -13,11 +13,16 @@ import typer
 
 from perene import __version__
 from perene.config import Settings, load
+from perene.erase_commands import add_to as add_erase_command
+from perene.events_commands import app as events_app
+from perene.job_commands import app as jobs_app
 from perene.key_commands import app as keys_app
+from perene.label_commands import add_to as add_label_commands
 from perene.options import Config, Home, Json
 from perene.options import examples as _examples
 from perene.output import emit, fail, progress, say
 from perene.registry_commands import add_to
+from perene.usage_commands import add_to as add_usage_command
 from perene.version_commands import add_to as add_version_commands
 from registry.errors import ConfigInvalid, NameInvalid, PereneError
 
@@ -30,6 +35,9 @@ app = typer.Typer(
 grafana_app = typer.Typer(no_args_is_help=True, help="Dashboards for Grafana.")
 app.add_typer(grafana_app, name="grafana")
 app.add_typer(keys_app, name="keys")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(events_app, name="events")
+add_label_commands(events_app)
 add_version_commands(app)
 
 Url = Annotated[str, typer.Option(help="The server; by default the one on this machine's port.", envvar="PERENE_URL")]
@@ -326,7 +334,9 @@ def _label(text: str) -> Any:
     return value if isinstance(value, (int, float, bool, str)) else text
 
 
+add_usage_command(app)
 add_to(app)  # after those above: `--help` lists commands in this order
+add_erase_command(app)
 
 if __name__ == "__main__":
     main()

@@ -11,14 +11,16 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from monitoring.lake_root import LakeUrl
 from monitoring.settings import MonitoringSettings
+from perene.usage_settings import UsageSettings
 from registry.errors import ConfigInvalid
 from registry.names import check_name
 from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
 from retrain.places import Places
 from retrain.settings import RetrainSettings, WatchSettings
-from serving.settings import GpuSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
+from serving.settings import GpuSettings, JobSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
 
 FILE = "perene.toml"
 
@@ -31,10 +33,15 @@ class Settings(BaseSettings):
     home: Path = Path(".perene")
     ledger_url: str = ""
     tracking_uri: str = ""
+    lake_url: LakeUrl = Field("", description="the event lake: a folder or `s3://bucket/prefix`; empty: `home`/events")
+    retention_days: int | None = Field(
+        None, ge=1, description="days of events that the lake keeps, whole days by event time; none: for ever"
+    )
     worker_host: str = "127.0.0.1"
     worker_port: int = Field(default=8002, ge=1, le=65535)
     policy: LedgerPolicy = Field(LedgerPolicy(), description="the table `[policy]`: who may promote what")
     signing: SigningSettings = Field(SigningSettings(), description="the table `[signing]`: who vouches for versions")
+    usage: UsageSettings = Field(UsageSettings(), description="the table `[usage]`: what rows cost")
     serving: ServingSettings = ServingSettings()
     models: dict[str, WatchSettings] = {}
 
@@ -53,7 +60,7 @@ class Settings(BaseSettings):
     @property
     def places(self) -> Places:
         """The stores: the configured ones, or the embedded ones in the home folder."""
-        return Places(self.home.resolve(), self.ledger_url, self.tracking_uri)
+        return Places(self.home.resolve(), self.ledger_url, self.tracking_uri, lake_url=self.lake_url)
 
 
 def load(path: Path | None = None, *, home: Path | None = None) -> Settings:
@@ -110,6 +117,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "queue": QueueSettings,
         "gpu": GpuSettings,
         "web": WebSettings,
+        "usage": UsageSettings,
+        "jobs": JobSettings,
     }
     for part in location[:-1]:
         kind = WatchSettings if kind is Settings and part == "models" else tables.get(str(part), kind)

@@ -27,8 +27,8 @@ class Check:
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Every check, none of which changes anything but a file in the home folder that it removes again."""
-    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (_runtime, _home, _disk, _ledger, _ports)
+    """Every check, none of which changes anything but a file in the home folder and the lake that it removes again."""
+    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (_runtime, _home, _disk, _ledger, _lake, _ports)
     return [found for check in checks for found in check(settings)]
 
 
@@ -68,6 +68,24 @@ def _ledger(settings: Settings) -> Iterator[Check]:
         return
     yield Check("ledger", ok=True, found=f"{models} models deployed")
     yield Check("ledger chain", not problems, "; ".join(problems) or "holds", "restore the ledger from a backup")
+
+
+def _lake(settings: Settings) -> Iterator[Check]:
+    """Whether files can be written and removed where the events go."""
+    from monitoring.storage import Key, Storage  # pyarrow takes a while
+
+    where = settings.lake_url or str(settings.places.lake)
+    try:
+        storage = Storage(settings.places.lake)
+        probe = Key(f".doctor-{os.getpid()}")  # readers of the lake pass over names with a dot
+        storage.write(probe, b"")
+        storage.remove(probe)
+        models = sum(name.startswith("model=") for name in storage.folders())
+    except (PereneError, OSError) as error:
+        said = error.message if isinstance(error, PereneError) else os.strerror(error.errno or 0)
+        yield Check("event lake", ok=False, found=said, fix="look at lake_url, the bucket and the credentials")
+        return
+    yield Check("event lake", ok=True, found=f"{where}, {models} models")
 
 
 def _ports(settings: Settings) -> Iterator[Check]:

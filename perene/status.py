@@ -9,6 +9,7 @@ from typing import Any
 from perene.config import Settings
 from registry.errors import ModelUnknown
 from registry.ledger import Deployment, Ledger
+from retrain.watch import label_facts
 
 
 def overview(settings: Settings, name: str | None = None, as_of: datetime | None = None) -> list[dict[str, Any]]:
@@ -41,6 +42,7 @@ def _row(ledger: Ledger, deployment: Deployment) -> dict[str, Any]:
         "finding": f"{findings[0].body.get('kind')} {findings[0].body.get('state')}" if findings else None,
         "run": f"{runs[0].status} {runs[0].step}" if runs else None,
         "trial": f"{trials[0].state} {trials[0].stage}" if trials else None,
+        "labels": label_facts(ledger, deployment.model),
     }
 
 

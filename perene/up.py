@@ -42,8 +42,9 @@ def serve_program(settings: Settings, *, workers: int | None = None) -> Program:
     path = _write(settings, "serve.json", {**settings.serving.model_dump(mode="json"), **over})
     trusted = (f"--trusted={key}" for key in settings.signing.trusted)
     stores = addresses(settings.places.ledger_url, settings.places.tracking_uri)
+    lake = ("--lake", str(settings.places.lake)) if settings.lake_url else ()
     return Program(
-        "serve", "serving", ("--home", str(settings.home), "--settings", str(path), *trusted), secrets=stores
+        "serve", "serving", ("--home", str(settings.home), "--settings", str(path), *lake, *trusted), secrets=stores
     )
 
 
@@ -62,6 +63,8 @@ def worker_program(settings: Settings) -> Program:
         port=settings.worker_port,
         ledger_url=settings.places.ledger_url,
         tracking_uri=settings.places.tracking_uri,
+        lake_url=str(settings.places.lake) if settings.lake_url else "",
+        retention_days=settings.retention_days,
         signing_key=settings.signing.key.resolve() if settings.signing.key else None,
         trusted=settings.signing.trusted,
         allow_pickle=settings.serving.allow_pickle,

@@ -21,11 +21,12 @@ class _Utilization(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU: the share of time in which it worked lately, and bytes in use by anybody."""
+    """One GPU: the share of time in which it worked lately, bytes in use by anybody, and bytes that it has."""
 
     index: int
     utilization: float
     memory_bytes: int
+    total_bytes: int
 
 
 class Gpus:
@@ -57,7 +58,7 @@ class Gpus:
                 self._library.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(utilization)),
             )
             if answers == (0, 0):
-                found.append(Gpu(index, utilization.gpu / 100, memory.used))
+                found.append(Gpu(index, utilization.gpu / 100, memory.used, memory.total))
         return found
 
     def observe(self, metrics: ServeMetrics) -> None:
@@ -65,6 +66,7 @@ class Gpus:
         for gpu in self.read():
             metrics.gpu_utilization_ratio.labels(gpu=str(gpu.index)).set(gpu.utilization)
             metrics.gpu_memory_bytes.labels(gpu=str(gpu.index)).set(gpu.memory_bytes)
+            metrics.gpu_memory_total_bytes.labels(gpu=str(gpu.index)).set(gpu.total_bytes)
 
     def memory_bytes(self) -> int:
         """Bytes in use on all of them."""

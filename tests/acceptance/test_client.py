@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 
 import perene
 from monitoring.lake import Lake
+from monitoring.pseudonyms import load_pseudonyms
 from perene.client import frames
 from perene.client.errors import (
     ContractViolation,
@@ -311,7 +311,7 @@ def test_a_prediction_whose_answer_was_lost_counts_once(live: Live) -> None:
         with pytest.raises(IdempotencyConflict):
             client.predict("toy", {**ROW, "hour": 8}, idempotency_key="order-7")
     lake = Lake(live.server.home / "events")
-    mine = hashlib.sha256(b"lost-answer").hexdigest()[:16]
+    mine = load_pseudonyms(live.server.home)("lost-answer")
 
     def column(name: str) -> list[str]:
         found: list[str] = lake.read("toy", "prediction", columns=["_id", "_entity"]).column(name).to_pylist()
