@@ -229,9 +229,9 @@ def _seasons(spec: Spec, values: npt.NDArray[Any], hours: npt.NDArray[np.int64] 
 def _heeded(spec: Spec, values: npt.NDArray[Any], score: Any) -> Spec:
     """Mean score of every bin's rows, and the share of the score's variance that lies between the bins."""
     array = np.asarray(score, np.float64)
-    array = array.reshape(len(array), -1)
     if len(array) != len(values) or not len(array) or not np.isfinite(array).all():
         return {}
+    array = array.reshape(len(array), -1)
     watched = array.max(axis=1) if array.shape[1] > 2 else array[:, -1]
     bins, width = bins_of(spec, values), len(spec["counts"])
     rows = np.bincount(bins, minlength=width)

@@ -6,11 +6,12 @@ What answers is imported only where it is needed: the parent of several is small
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -55,10 +56,10 @@ def serve(
         require_device(settings.device)
     home = home.resolve()
     stores = programs(settings, home, ledger_url, tracking_uri, trusted, lake)
-    helpers = Supervisor([*stores, jobs_program(settings, home)], home / "logs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
-    with held(settings):
+    with held(settings), private_settings(settings, home / "run") as given:
+        helpers = Supervisor([*stores, jobs_program(home, given)], home / "logs")
         helpers.start()
         try:
             if settings.workers > 1:
@@ -103,13 +104,21 @@ def programs(
     ]
 
 
-def jobs_program(settings: ServingSettings, home: Path) -> Program:
-    """What answers files and calls back; its settings, which hold a secret, are in a file that only its owner reads."""
-    run = home / "run"
+def jobs_program(home: Path, given: Path) -> Program:
+    """What answers files and calls back."""
+    return Program("jobs", "serving.jobs.process", ("--run", str(home / "run"), "--settings", str(given)))
+
+
+@contextlib.contextmanager
+def private_settings(settings: ServingSettings, run: Path) -> Iterator[Path]:
+    """The settings, which hold secrets, in a file that only its owner reads, for as long as children need it."""
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     given = run / "jobs.json"
     write_private(given, settings.model_dump_json().encode())
-    return Program("jobs", "serving.jobs.process", ("--run", str(run), "--settings", str(given)))
+    try:
+        yield given
+    finally:
+        given.unlink(missing_ok=True)
 
 
 def _exit(*_: object) -> None:

@@ -176,7 +176,7 @@ def _plain_texts(data: bytes, count: int) -> list[str] | None:
     if not data.isascii():
         return None
     first, *pieces = data.decode("ascii").split("\0\0\0")
-    if len(first) != 1 or len(pieces) != count:
+    if len(first) != 1 or not pieces or len(pieces) != count:
         return None
     # each piece but the last ends with the length of the next one
     lengths = [ord(first), *(ord(piece[-1:] or "\0") for piece in pieces[:-1])]

@@ -59,4 +59,12 @@ def test_a_person_is_erased_beside_a_server_that_answers(tmp_path: Path, toy_bun
     assert lake.read("toy", "prediction").column("_entity").to_pylist().count(load_pseudonyms(home)(ANNA)) == 1
     words = [ANNA.encode(), *(identifier.encode() for identifier in hers)]
     left = [path for path in home.rglob("*") if path.is_file() and "_erased" not in path.parts]
-    assert [path for path in left if any(word in path.read_bytes() for word in words)] == []
+    assert [path for path in left if any(word in _bytes(path) for word in words)] == []
+
+
+def _bytes(path: Path) -> bytes:
+    """What a file holds; nothing of one that its owner has just removed."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
