@@ -24,8 +24,8 @@ up: setup ## set up, then the demo: train, serve, watch, retrain, promote; serve
 demo: setup ## the same until the first promotion, then exit with JSON
 	$(BIN)/perene demo flights --until-promoted --json --home $(HOME_DIR)-demo
 
-test: setup ## the whole suite on real parts
-	$(BIN)/python -m pytest
+test: setup ## the whole suite on real parts, two processes side by side
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup ## linters, types, layers, generated files
 	$(BIN)/ruff check .

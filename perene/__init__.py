@@ -17,13 +17,11 @@ if TYPE_CHECKING:
     from perene.client import AsyncClient, Client
     from perene.versions import inspect, models
     from registry.facts import Facts
-    from registry.version import ModelVersion
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Facts",
-    "ModelVersion",
     "adopt",
     "certify",
     "events",
@@ -39,7 +37,6 @@ _HOME = {
     "AsyncClient": "perene.client",
     "Client": "perene.client",
     "Facts": "registry.facts",
-    "ModelVersion": "registry.version",
     "adopt": "perene.adoption",
     "certify": "perene.adoption",
     "events": "perene.api",

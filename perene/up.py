@@ -100,7 +100,8 @@ def run(
     chosen = demo.find(demo_name) if demo_name else None
     settings = load(config or (chosen.config if chosen else None), home=home)
     settings.home.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what is in the background with SIGINT ignored
+        signal.signal(number, _interrupt)
     with _only_one(settings.home):
         for name, port in (("serving.port", settings.serving.port), ("worker_port", settings.worker_port)):
             _check_free(name, port)

@@ -170,10 +170,12 @@ def test_predictions_need_no_other_part(away: str, cache: Cache, silence: int) -
     with Alone(home, key, stores) as server:
         server.ready()
         until(lambda: len(server.children()) == 2, "puller and shipper did not start")
-        if away == "all hanging":
-            for child in server.children().values():
-                os.kill(child.pid, signal.SIGSTOP)
+        stopped = list(server.children().values()) if away == "all hanging" else []
+        for child in stopped:
+            os.kill(child.pid, signal.SIGSTOP)
         statuses, times = asked(server, SECONDS)
+        for child in stopped:
+            os.kill(child.pid, signal.SIGCONT)
     print(f"\n{away}: {dict(statuses)}, p99 {times[int(len(times) * 0.99)] * 1e3:.1f} ms")
     assert set(statuses) == {200}
     assert statuses[200] > 50 * SECONDS
