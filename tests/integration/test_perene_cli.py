@@ -255,7 +255,7 @@ def test_up_runs_alone_on_a_home_and_stops_what_it_started(tmp_path: Path) -> No
             first.kill()
             first.wait()
     assert "stopping" in (tmp_path / "err").read_text()
-    assert {path.name for path in (home / "keys").iterdir()} == {"app", "local"}
+    assert {path.name for path in (home / "keys").iterdir()} == {"app", "local", "subjects"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in (home / "keys").iterdir())
 
 
