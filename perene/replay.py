@@ -12,7 +12,7 @@ from monitoring.lake import Lake
 from monitoring.recorded import Recorded, recorded_versions
 from perene.batch import from_cache, from_store, verified
 from registry.contract import Contract
-from registry.errors import ModelUnknown, PereneError
+from registry.errors import ConfigInvalid, ModelUnknown, PereneError
 from registry.names import check_name
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ def window(since: str | None, until: str | None) -> tuple[int | None, int]:
     """Two moments, or ages, in microseconds since 1970; without an end, now.
 
     Raises:
-        ConfigInvalid: one of them is neither.
+        ConfigInvalid: one of them is neither, or the end is not after the start.
     """
     now = datetime.now(UTC)
     start, end = moment(since, now), moment(until, now)
+    if start is not None and start >= (end or now):
+        raise ConfigInvalid("the window ends before it begins", where="until", expected="a moment after --since")
     return None if start is None else _micros(start), _micros(end or now)
 
 

@@ -188,5 +188,11 @@ def test_the_command_names_keys_and_refuses_other_columns(tmp_path: Path) -> Non
         {"day": "2026-03-01", "requests": 2, "rows": 10, "latency_seconds": "0.003", "cost": "0", "currency": ""}
     ]
     assert json.loads(run("--since", "2026-03-02", "--json").stdout) == []
-    for wrong in (("--by", "entity"), ("--by", "key,key"), ("--csv", "--json"), ("--since", "soon")):
+    for wrong in (
+        ("--by", "entity"),
+        ("--by", "key,key"),
+        ("--csv", "--json"),
+        ("--since", "soon"),
+        ("--since", "2030-01-01"),
+    ):
         assert isinstance(run(*wrong).exception, ConfigInvalid), wrong
