@@ -120,3 +120,15 @@ class TrainingFailed(PereneError):
     """A training run ended without a usable estimator."""
 
     code = "training_failed"
+
+
+class NotExplained(PereneError):
+    """There is no explanation of this prediction: its values are not kept, or the model does not answer mixes of it."""
+
+    code = "not_explained"
+
+
+class PredictionUnknown(NotExplained):
+    """No prediction of this id is recorded."""
+
+    code = "prediction_unknown"

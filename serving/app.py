@@ -28,9 +28,11 @@ from serving.access.auth import ANYBODY, Caller
 from serving.access.guard import page_headers
 from serving.access.web import Guarded
 from serving.answering import Asked, Reply, prediction, request_id_of
+from serving.decode import Batch, Decoder
 from serving.dialects import columns
-from serving.dialects.dialect import PERENE, Dialect, of_path
+from serving.dialects.dialect import PERENE, About, Dialect, about, of_path
 from serving.errors import Limited, Malformed, Overloaded, status_of
+from serving.explanations import routes as explanations
 from serving.fleet.numbers import Numbers
 from serving.jobs import later
 from serving.jobs import routes as jobs
@@ -57,12 +59,13 @@ def create_app(
     observer: Observer | None = None,
     *,
     channel: socket.socket | None = None,
+    lake_url: str = "",
 ) -> FastAPI:
     """The application over `cache`; starts cold from what was handed over last, whatever else is down.
 
     With a `channel`, this process is one of several workers, and the parent at its other end knows the numbers of all.
     """
-    service = Service(settings, cache, spool, metrics, observer or Observer())
+    service = Service(settings, cache, spool, metrics, observer or Observer(), lake_url)
     service.numbers = Numbers(metrics.registry, service.settle, channel)
     predict = prediction(service, _own, (JSON, *columns.MEDIA))
     answerer = later.Answerer(service, predict)
@@ -82,6 +85,7 @@ def create_app(
         await service.limits.close()
         await asyncio.to_thread(service.observer.close)
         service.desk.close()
+        await asyncio.to_thread(service.explanations.close)
         service.idempotency.close()
 
     # a redirect would send the caller to whatever host its own header names
@@ -107,6 +111,7 @@ def _routes(app: FastAPI, service: Service, now: Handler) -> None:
     add("/models/{model}/batch/{job}", "GET DELETE", "predict", jobs.one(service))
     add("/jobs/{job}", "GET DELETE", "predict", jobs.one(service))
     add("/jobs", "GET", "predict", jobs.listed(service))
+    add("/models/{model}/explain", "POST", "predict", explanations.explain(service))
     add("/feedback", "POST", "feedback", feedback)
     add("/models/{model}/feedback", "POST", "feedback", feedback)
     add("/models", "GET", "read", _list(service))
@@ -164,7 +169,16 @@ def _own(data: bytes, media: str, request: Request) -> Asked:
     """Perene's own dialect, and tables of typed columns."""
     if media in columns.MEDIA:
         return columns.asked(data, media, request)
-    return Asked(lambda decoder: decoder.decode(data), lambda done: Reply(wording.body_of(done)))
+
+    def read(decoder: Decoder) -> Batch:
+        """What the body does not say, the headers may: else a row that names nobody could never be erased."""
+        batch, who = decoder.decode(data), about(request.headers)
+        if who == About():
+            return batch
+        at = who.at if batch.at is None else batch.at
+        return msgspec.structs.replace(batch, entity=batch.entity or who.entity, at=at)
+
+    return Asked(read, lambda done: Reply(wording.body_of(done)))
 
 
 def _feedback(service: Service) -> Handler:

@@ -183,7 +183,7 @@ def _parameters(path: str) -> list[dict[str, Any]]:
     names = ["RequestId", "IdempotencyKey"]
     names += ["Prefer"] if path.endswith("/predict") and not path.startswith("/v") and not _PINS.search(path) else []
     names += [] if _PINS.search(path) else ["ModelVersion"]
-    names += [] if of_path(path) is PERENE else ["Entity", "EventTime"]
+    names += ["Entity", "EventTime"]
     names += ["BinaryLength"] if path.endswith("/infer") else []
     return [_parameter(name) for name in names]
 

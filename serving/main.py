@@ -65,10 +65,10 @@ def serve(
             if settings.workers > 1:
                 from serving.fleet.workers import supervise
 
-                return supervise(settings, home)
+                return supervise(settings, home, lake)
             from serving.fleet.process import answer
 
-            answer(settings, home, log=log)
+            answer(settings, home, log=log, lake_url=lake)
             return 0
         finally:
             # after whatever answers: the shipper drains what is flushed before it ends
@@ -180,7 +180,8 @@ def main() -> int:
         if given.channel is not None:
             from serving.fleet.process import answer
 
-            answer(settings, given.home, log=log, channel=_inherited(given.channel))
+            channel = _inherited(given.channel)
+            answer(settings, given.home, log=log, channel=channel, lake_url=given.lake)
             return 0
         stores = {"ledger_url": given.ledger_url, "tracking_uri": given.tracking_uri}
         return serve(settings, given.home, **stores, trusted=given.trusted, lake=given.lake, log=log)

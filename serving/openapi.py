@@ -9,6 +9,8 @@ from registry.contract import EXACT_INT, Contract
 from serving.described import STATUSES, described, headers, parameters, problem_schema
 from serving.dialects import documented
 from serving.errors import MAX_FIELD_ERRORS
+from serving.explanations.documented import SCHEMAS as EXPLANATIONS
+from serving.explanations.documented import explain_path
 from serving.jobs.documented import SCHEMAS, deferred, job_paths
 from serving.loaded.models import Table
 from serving.wire.body import JSON
@@ -23,7 +25,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
     paths: dict[str, Any] = {}
     schemas: dict[str, Any] = {"Error": _error_schema(), "Problem": problem_schema(), "Results": _results()}
     schemas.update(documented.ERRORS)
-    schemas.update(SCHEMAS)
+    schemas.update({**SCHEMAS, **EXPLANATIONS})
     for name, model in sorted(table.models.items()):
         contract = model.champion.contract
         schemas[f"{name}.Row"] = _row(contract)
@@ -32,6 +34,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
         operation = _predict(name, contract, model.champion.version)
         paths[f"/models/{name}/predict"] = {"post": operation}
         paths |= job_paths(name)
+        paths[f"/models/{name}/explain"] = explain_path(name, operation["requestBody"]["content"][JSON])
         paths[f"/models/{name}/feedback"] = {"post": _feedback(name)}
         for part in ("", "/schema", "/card"):
             paths[f"/models/{name}{part}"] = {"get": _read(name, part)}

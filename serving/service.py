@@ -13,6 +13,7 @@ from pathlib import Path
 from prometheus_client import Counter
 from starlette.requests import Request
 
+from monitoring.lake_root import lake_root
 from monitoring.metrics import ServeMetrics
 from monitoring.spool import Spool
 from serving.access.auth import Caller, Keys, secret_of
@@ -23,6 +24,7 @@ from serving.access.usage import Usages
 from serving.dataplane import DataPlane
 from serving.devices.gpus import Gpus
 from serving.errors import Unauthenticated
+from serving.explanations.desk import Explanations
 from serving.fleet.numbers import Numbers
 from serving.jobs.desk import Desk
 from serving.loaded.fallbacks import Fallbacks
@@ -41,7 +43,13 @@ class Service:
     """State of one serving process: the table of models, the keys, the spool."""
 
     def __init__(
-        self, settings: ServingSettings, cache: Path, spool: Spool, metrics: ServeMetrics, observer: Observer
+        self,
+        settings: ServingSettings,
+        cache: Path,
+        spool: Spool,
+        metrics: ServeMetrics,
+        observer: Observer,
+        lake_url: str = "",
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -59,6 +67,7 @@ class Service:
             settings.limits, cache.parent / "run", largest=settings.max_rows, away=partial(_count_away, metrics)
         )
         self.desk = Desk(cache.parent / "run", settings.jobs, metrics)
+        self.explanations = Explanations(cache.parent.resolve(), lake_root(cache.parent.resolve(), lake_url), settings)
         self.idempotency = Idempotency(cache.parent / "run", settings.max_body_bytes)
         self.usage = Usages(metrics)
         self.numbers = Numbers(metrics.registry, self.settle)

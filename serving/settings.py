@@ -72,6 +72,18 @@ class JobSettings(BaseModel):
     webhook_attempts: int = Field(8, ge=1, description="times a callback is tried before it goes to the dead letters")
 
 
+class ExplainSettings(BaseModel):
+    """The `[serving.explain]` table: which columns moved a prediction, worked out by a child that ends when idle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_rows: int = Field(100, ge=1, le=10_000, description="rows or predictions that one request may have explained")
+    seconds: float = Field(10.0, gt=0, description="time for a request, with waiting; longer is refused with 503")
+    memory_mb: int = Field(2_048, ge=512, description="memory that the process that explains may take")
+    idle_seconds: float = Field(60.0, gt=0, description="time after which that process ends when nobody asks")
+    kept: int = Field(1_000, ge=0, description="explanations of recorded predictions that are kept for ten minutes")
+
+
 class ServingSettings(BaseModel):
     """The `[serving]` table."""
 
@@ -109,6 +121,7 @@ class ServingSettings(BaseModel):
     gpu: GpuSettings = Field(GpuSettings(), description="the table `[serving.gpu]`")
     web: WebSettings = Field(WebSettings(), description="the table `[serving.web]`")
     jobs: JobSettings = Field(JobSettings(), description="the table `[serving.jobs]`")
+    explain: ExplainSettings = Field(ExplainSettings(), description="the table `[serving.explain]`")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     max_rows: int = Field(10_000, ge=1, description="rows in one request")
     poll_seconds: float = Field(0.1, gt=0, description="how often the hand-over from the puller is looked at")

@@ -112,6 +112,20 @@ class AsyncClient:
         """
         return await self._run(calls.feedback(self._patience, model, items))
 
+    async def explain(
+        self,
+        model: str,
+        rows: Rows | None = None,
+        *,
+        prediction_ids: Sequence[str] | None = None,
+        version: int | None = None,
+        method: str = "auto",
+    ) -> list[dict[str, Any]]:
+        """As `Client.explain`."""
+        return await self._run(
+            calls.explain(self._patience, model, rows, prediction_ids=prediction_ids, version=version, method=method)
+        )
+
     async def models(self) -> list[dict[str, Any]]:
         """What is deployed, as far as the key may see."""
         return await self._run(calls.models(self._patience))

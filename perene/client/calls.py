@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
+from urllib.parse import quote
 
 from monitoring.ids import uuid7
 from perene.client import frames
@@ -15,7 +16,7 @@ from perene.client.contract import check_rows, chosen_columns, contract_of
 from perene.client.values import Rows, Value, plain, rows_of
 from perene.client.wire import Patience, Steps, answer, call, get, post, with_headers
 from registry.contract import Contract
-from registry.errors import ContractViolation
+from registry.errors import ConfigInvalid, ContractViolation
 from registry.names import check_name
 from serving.errors import TooLarge
 
@@ -116,6 +117,26 @@ def feedback(patience: Patience, model: str, items: Rows, *, chunk_rows: int = C
                 raise
             size = len(part) // 2
     return {"results": results}
+
+
+def explain(
+    patience: Patience,
+    model: str,
+    rows: Rows | None,
+    *,
+    prediction_ids: Sequence[str] | None,
+    version: int | None,
+    method: str,
+) -> Steps[list[dict[str, Any]]]:
+    """Ask which columns moved predictions: of rows, or of recorded predictions."""
+    if (rows is None) is (prediction_ids is None):
+        raise ConfigInvalid("rows or prediction_ids are needed, and not both", where="explain")
+    body = {"rows": rows_of(rows)} if rows is not None else {"prediction_ids": list(prediction_ids or ())}
+    query = "" if method == "auto" else f"?method={quote(method, safe='')}"
+    pinned = {} if version is None else {"x-model-version": str(int(version))}
+    request = with_headers(post(f"/models/{check_name(model)}/explain{query}", body), pinned)
+    found = answer((yield from call(request, patience)))["explanations"]
+    return cast(list[dict[str, Any]], found)
 
 
 def models(patience: Patience) -> Steps[list[dict[str, Any]]]:

@@ -122,6 +122,28 @@ class Client:
         """
         return self._run(calls.feedback(self._patience, model, items))
 
+    def explain(
+        self,
+        model: str,
+        rows: Rows | None = None,
+        *,
+        prediction_ids: Sequence[str] | None = None,
+        version: int | None = None,
+        method: str = "auto",
+    ) -> list[dict[str, Any]]:
+        """Which columns moved predictions and by how much, of rows or of recorded predictions; one item for each.
+
+        Args:
+            model: a deployed model.
+            rows: as for `predict`.
+            prediction_ids: what predictions were answered, instead of rows.
+            version: the version that explains, instead of the one that answered.
+            method: `permutation` explains the answer itself where trees would explain what is before its link.
+        """
+        return self._run(
+            calls.explain(self._patience, model, rows, prediction_ids=prediction_ids, version=version, method=method)
+        )
+
     def models(self) -> list[dict[str, Any]]:
         """What is deployed, as far as the key may see."""
         return self._run(calls.models(self._patience))

@@ -25,7 +25,12 @@ from serving.wire.lane import protocol_of
 
 
 def answer(
-    settings: ServingSettings, home: Path, *, log: LineWriter | None = None, channel: socket.socket | None = None
+    settings: ServingSettings,
+    home: Path,
+    *,
+    log: LineWriter | None = None,
+    channel: socket.socket | None = None,
+    lake_url: str = "",
 ) -> None:
     """Answer until SIGTERM or SIGINT: then requests in flight are answered, and the spool is flushed.
 
@@ -34,6 +39,7 @@ def answer(
         home: folder of the installation.
         log: writes the lines of requests.
         channel: to the parent, which adds up the numbers of all workers.
+        lake_url: where the event lake is, if not in the home.
 
     Raises:
         ConfigInvalid: device = "cuda" without a GPU.
@@ -45,7 +51,8 @@ def answer(
     metrics = ServeMetrics(CollectorRegistry())
     digest = load_pseudonyms(home, settings.subject_key)
     with contextlib.closing(Spool.open(home / "spool", max_bytes=settings.spool_max_bytes, digest=digest)) as spool:
-        app = create_app(settings, home / "cache", spool, metrics, observer_of(settings, log), channel=channel)
+        observer = observer_of(settings, log)
+        app = create_app(settings, home / "cache", spool, metrics, observer, channel=channel, lake_url=lake_url)
         service = app.state.service
         protocol = protocol_of(service)
         DrainingServer(config_of(app, protocol), protocol, service).run(sockets=listeners(settings))

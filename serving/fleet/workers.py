@@ -107,7 +107,7 @@ class Fleet:
             self._tally.ended(peer)
 
 
-def supervise(settings: ServingSettings, home: Path) -> int:
+def supervise(settings: ServingSettings, home: Path, lake_url: str = "") -> int:
     """Answer with `settings.workers` processes until SIGTERM or SIGINT; returns the exit status."""
     asked: list[int] = []
 
@@ -123,7 +123,8 @@ def supervise(settings: ServingSettings, home: Path) -> int:
     write_private(fixed, json.dumps(settings.model_dump(mode="json")).encode())
     try:
         names = [f"worker-{number}" for number in range(1, settings.workers + 1)]
-        program = Program("", "serving", ("--home", str(home), "--settings", str(fixed)))
+        lake = ("--lake", lake_url) if lake_url else ()
+        program = Program("", "serving", ("--home", str(home), "--settings", str(fixed), *lake))
 
         async def run() -> int:
             return await Fleet(names, program, home / "logs").run(asked)

@@ -41,6 +41,7 @@ _SPECIAL: Final = frozenset(
     {
         *(b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"),
         *(b"origin", b"sec-fetch-site", b"x-model-version", b"idempotency-key", b"prefer"),
+        *(b"x-entity", b"x-event-time"),
     }
 )
 """Headers that an ordinary request has not."""

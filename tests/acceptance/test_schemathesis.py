@@ -33,7 +33,7 @@ def server(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     key = cache.key({"predict", "feedback", "read"})
     for kind in KINDS:
         cache.deploy(1, model=kind)
-    with Server(cache.folder.parent, key, default_model=KINDS[0]) as running:
+    with Server(cache.folder.parent, key, default_model=KINDS[0], explain={"seconds": 60}) as running:
         running.ready()
         yield running
 

@@ -27,7 +27,7 @@ from tests.integration.serving_toy import ROW, Cache, answer, offset_bundle
 
 ROOT = Path(__file__).parents[2]
 NO_LEDGER = "postgresql+psycopg://nobody@127.0.0.1:1/none"
-FORBIDDEN = ("mlflow", "evidently", "pandas", "sklearn", "apscheduler", "sqlalchemy", "pyarrow")
+FORBIDDEN = ("mlflow", "evidently", "pandas", "sklearn", "apscheduler", "sqlalchemy", "pyarrow", "shap", "numba")
 WAIT_S = 30.0
 
 
@@ -153,12 +153,14 @@ def test_it_starts_cold_with_every_store_away(cache: Cache) -> None:
     """Ready and answering from the cache alone, without a heavy library in the process; the control has one."""
     key = cache.key({"predict", "feedback"})
     cache.deploy(1)
-    with Server(cache.folder.parent, key) as server:
+    with Server(cache.folder.parent, key, explain={"seconds": 60}) as server:
         server.ready()
         status, body = server.ask("POST", "/predict", {"rows": [ROW], "entity": "e"})
         assert (status, body["predictions"], body["version"]) == (200, [answer(100, ROW)], 1)
         items = [{"prediction_id": body["prediction_ids"][0], "label": 1.0}]
         assert server.ask("POST", "/models/toy/feedback", items)[0] == 200
+        status, body = server.ask("POST", "/models/toy/explain", {"prediction_ids": body["prediction_ids"]})
+        assert (status, body["explanations"][0]["attributions"]["temp"]) == (200, 0.0)
         # both are in the lake: the shipper, which needs no ledger, is at work
         lake = Lake(server.home / "events")
         until(lambda: lake.read("toy", "label").num_rows == 1, "the label was not shipped")
@@ -185,13 +187,15 @@ from serving.settings import ServingSettings
 
 async def main(home, row):
     spool = Spool.open(home / "spool")
-    settings = ServingSettings(auth=False, device="cpu")
+    settings = ServingSettings(auth=False, device="cpu", explain={"seconds": 60})
     app = create_app(settings, home / "cache", spool, ServeMetrics(CollectorRegistry()))
     async with app.router.lifespan_context(app):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             reply = await client.post("/predict", content=row, headers={"content-type": "application/json"})
             label = [{"prediction_id": reply.json()["prediction_ids"][0], "label": 1.0}]
             codes = [reply.status_code, (await client.post("/models/toy/feedback", json=label)).status_code]
+            explained = {"content": row, "headers": {"content-type": "application/json"}}
+            codes.append((await client.post("/models/toy/explain", **explained)).status_code)
             for path in ("/metrics", "/openapi.json", "/docs", "/models", "/models/toy", "/readyz?verbose"):
                 codes.append((await client.get(path)).status_code)
     spool.close()

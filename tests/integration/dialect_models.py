@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 from onnx import TensorProto, helper, numpy_helper
 
 from registry.bundle import seal
 from registry.contract import Column, Contract, Output, Precision
+from registry.golden import write_golden
+from registry.parity import answers, predict_onnx
+from registry.tensors import pack_frame
 
 COLUMNS = (
     Column("temp", "float", nullable=True, example=1.5),
@@ -50,7 +54,10 @@ def make_bundle(base: Path, to: Path, contract: Contract) -> Path:
     reference = json.loads((to / "reference.json").read_text())
     reference["columns"] = {k: v for k, v in reference["columns"].items() if k in contract.names}
     (to / "reference.json").write_text(json.dumps(reference))
-    (to / "model.onnx").write_bytes(_graph(contract).SerializeToString())
+    model = _graph(contract).SerializeToString()
+    (to / "model.onnx").write_bytes(model)
+    golden = pd.DataFrame(rows_of(contract, 20))
+    write_golden(golden, answers(contract, predict_onnx(model, pack_frame(contract, golden))), to / "golden.parquet")
     seal(to)
     return to
 

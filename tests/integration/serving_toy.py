@@ -28,11 +28,12 @@ from monitoring.spool import Spool
 from registry.bundle import read_bundle, seal
 from registry.keys import new_key
 from serving.app import create_app
-from serving.settings import QueueSettings, ServingSettings, WebSettings
+from serving.settings import ExplainSettings, QueueSettings, ServingSettings, WebSettings
 from serving.state import Deployed, Failure, Key, State, Stored, write_state
 
 ANY_HOST: Final = WebSettings(allowed_hosts=("*",))
 PATIENT: Final = QueueSettings(seconds=60)
+PATIENT_TOO: Final = ExplainSettings(seconds=60)
 """Tests of other things call the server by any name, and are not refused because the machine is busy."""
 ROW: dict[str, Any] = {"temp": 1.5, "hour": 7, "late": True, "carrier": "AA"}
 
@@ -179,7 +180,8 @@ class Served:
 async def serving(cache: Cache, key: str = "", **settings: Any) -> AsyncIterator[Served]:
     """The real application over `cache`; its spool lies beside."""
     spool = Spool.open(cache.folder.parent / "spool", commit_interval_s=0.01)
-    chosen = ServingSettings(**{"poll_seconds": 0.01, "device": "cpu", "web": ANY_HOST, "queue": PATIENT, **settings})
+    patient = {"queue": PATIENT, "explain": PATIENT_TOO}
+    chosen = ServingSettings(**{"poll_seconds": 0.01, "device": "cpu", "web": ANY_HOST, **patient, **settings})
     app = create_app(chosen, cache.folder, spool, ServeMetrics(CollectorRegistry()))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     headers = {"x-api-key": key} if key else {}

@@ -187,6 +187,9 @@ def test_events_hold_the_same_values_in_every_dialect(every: tuple[Cache, str]) 
     async def scenario() -> None:
         async with serving(cache, key, default_model="words") as served:
             await asked(served, "/models/words/predict", {"rows": rows, **about})
+            await asked(served, "/models/words/predict", {"rows": rows}, **headers)
+            said = {**headers, "x-entity": "somebody else"}  # the body goes before
+            await asked(served, "/models/words/predict", {"rows": rows, **about}, **said)
             await asked(served, "/v1/models/words:predict", {"instances": rows}, **headers)
             await asked(served, "/v1/models/words:predict", {"inputs": columns_of(contract, rows), "parameters": about})
             await asked(served, "/v2/models/words/infer", {"inputs": oip_inputs(contract, rows), "parameters": about})
@@ -194,7 +197,7 @@ def test_events_hold_the_same_values_in_every_dialect(every: tuple[Cache, str]) 
             await asked(served, "/invocations", texts.getvalue().encode(), **headers, **{"content-type": "text/csv"})
             path = served.spool.path
         events = [e for e in stored_events(path) if isinstance(e, PredictionEvent)]
-        assert len(events) == 30
+        assert len(events) == 40
         for n, event in enumerate(events):
             first = events[n % 5]
             assert (event.features, event.prediction, event.probabilities) == (
@@ -331,7 +334,9 @@ def test_every_example_of_the_document_is_answered(every: tuple[Cache, str]) -> 
             for path, item in paths.items():
                 for method, operation in item.items():
                     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-                    if "example" in content:
+                    if path.endswith("/explain"):
+                        assert (await served.client.post(path, json=content["example"])).status_code == 200
+                    elif "example" in content:
                         await asked(served, path, content["example"])
                         answered += 1
                     reply = await served.client.request(method, path, json={})

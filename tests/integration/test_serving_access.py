@@ -27,6 +27,7 @@ ROUTES: dict[str, str | None] = {
     "/models/{model}/predict": "predict",
     "/models/{model}/versions/{version}/predict": "predict",
     "/models/{model}/batch": "predict",
+    "/models/{model}/explain": "predict",
     "/models/{model}/batch/{job}": "predict",
     "/models/{model}/batch/{job}/result": "predict",
     "/jobs": "predict",
