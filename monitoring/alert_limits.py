@@ -43,12 +43,12 @@ class Limits:
     """Events on a server's disk that have not reached the lake; `serving.spool_max_bytes` is where loss begins."""
     upkeep_stale_s: float = 21_600
     """Seconds since the last completed round of upkeep of the event lake."""
-    performance_evalue: float = 10_000
-    """The average run length, in labels, to a false alarm: `esr_run_length`."""
     labels_late_s: float = 86_400
     """Seconds without a new label that are never late; else twice the time in which 95 % of labels came."""
     monitor_stale_s: float = 900
     """Seconds since a worker completed a turn over a model."""
+    retrain_overdue_s: float = 1_209_600
+    """Seconds, on the model's clock, for which brakes may hold a scheduled run: two weeks, twice the usual pause."""
     experiment_label_lag_s: float = 43_200
     """Trials of models whose labels usually take longer than this are left to their own limit of time."""
     srm_evalue: float = 1_000

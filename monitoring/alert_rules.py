@@ -205,15 +205,16 @@ def _events(asked: Limits, at: Pace) -> tuple[Rule, ...]:
 def _data(asked: Limits, at: Pace) -> tuple[Rule, ...]:
     """What is found in the data of one model, and whether anybody looks."""
     confirmed, broken = c.STATES["confirmed"], c.STATES["broken"]
-    evalue = f"max by (model) (max_over_time({c.PERFORMANCE_EVALUE.name}[{at.window('1h')}]))"
     seen = f"max by (model) ({c.MONITOR_LAST_SUCCESS.name})"
     return (
         Rule("PereneDataQualityBroken", "ticket", f"max by (model) ({c.DATA_QUALITY_STATE.name}) == {broken}",
              at.wait("0m"), "The data sent to {{ $labels.model }} is broken; retraining on it is blocked"),
         Rule("PereneDriftConfirmed", "ticket", f"max by (model) ({c.DRIFT_STATE.name}) == {confirmed}", at.wait("0m"),
              "Inputs or scores of {{ $labels.model }} have drifted"),
-        Rule("PerenePerformanceDegraded", "ticket", f"{evalue} >= {_number(asked.performance_evalue)}", at.wait("0m"),
-             "Labels prove that {{ $labels.model }} errs more than on its reference"),
+        Rule("PerenePerformanceDegraded", "ticket", f"max by (model) ({c.PERFORMANCE_STATE.name}) == {confirmed}",
+             at.wait("0m"), "Labels prove that {{ $labels.model }} errs more than on its reference"),
+        Rule("PereneEstimatedLossHigh", "ticket", f"max by (model) ({c.ESTIMATED_STATE.name}) == {confirmed}",
+             at.wait("0m"), "{{ $labels.model }} seems to err more than on its reference; no label proves it yet"),
         Rule("PereneLabelsLate", "ticket", _labels_late(asked, at), at.wait("10m"),
              "{{ $labels.model }} is asked, and its last label came {{ $value | humanizeDuration }} ago"),
         Rule("PereneMonitorStale", "ticket", f"time() - {seen} > {_number(asked.monitor_stale_s)}", at.wait("1m"),
@@ -239,6 +240,11 @@ def _loop(asked: Limits, at: Pace) -> tuple[Rule, ...]:
     return (
         Rule("PereneRetrainFailing", "ticket", f"sum by (model) (increase({failed}[{at.window('6h')}])) >= 2",
              at.wait("0m"), "Retraining of {{ $labels.model }} failed twice or more in six hours"),
+        Rule("PereneRetrainBreakerOpen", "ticket", f"max by (model) ({c.RETRAIN_BREAKER.name}) == 1", at.wait("0m"),
+             "{{ $labels.model }} is not retrained any more: its runs broke one after the other"),
+        Rule("PereneRetrainOverdue", "ticket",
+             f"max by (model) ({c.RETRAIN_OVERDUE.name}) > {_number(asked.retrain_overdue_s)}", at.wait("15m"),
+             "Retraining of {{ $labels.model }} has been due for {{ $value | humanizeDuration }} and does not begin"),
         Rule("PereneExperimentStuck", "ticket", stuck, at.wait("1d"),
              "The trial of {{ $labels.model }} has learned nothing for a day"),
         Rule("PereneSampleRatioMismatch", "ticket",

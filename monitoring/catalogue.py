@@ -168,6 +168,10 @@ DATA_QUALITY_STATE = _watching("data_quality_state", "gauge", f"Data quality: {_
 DRIFT_PSI = _watching(
     "drift_psi_corrected", "gauge", "PSI minus its expected value without drift; scale is in windows",
     ("model", "feature", "scale"))  # fmt: skip
+DRIFT_THRESHOLD = _watching("drift_threshold", "gauge", "Corrected PSI below which a change is ignored")
+DRIFT_CAUSE = _watching(
+    "drift_cause", "gauge", "PSI times importance of the columns that a confirmed drift rests on: the largest is the "
+    "likeliest cause", ("model", "feature"))  # fmt: skip
 DRIFT_FLAGGED = _watching("drift_features_flagged", "gauge", "Features flagged in the last window")
 FEATURE_NULL = _watching(
     "feature_null_ratio", "gauge", "Share of nulls in the last window", ("model", "feature"), "ratio")  # fmt: skip
@@ -176,9 +180,20 @@ FEATURE_UNSEEN = _watching(
     ("model", "feature"), "ratio")  # fmt: skip
 WINDOW_ROWS = _watching("window_rows", "gauge", "Rows in the last window", unit="rows")
 PERFORMANCE_REALIZED = _watching(
-    "performance_realized", "gauge", "Quality of the champion over its newest labels", ("model", "metric"))  # fmt: skip
+    "performance_realized", "gauge", "Quality of the champion over its newest labels; `loss` is bounded, 0 to 1",
+    ("model", "metric"))  # fmt: skip
 PERFORMANCE_REFERENCE = _watching(
     "performance_reference", "gauge", "Quality of the champion on its reference", ("model", "metric"))  # fmt: skip
+PERFORMANCE_ESTIMATED = _watching(
+    "performance_estimated", "gauge", "Quality of the champion in the last window, told without labels",
+    ("model", "metric"))  # fmt: skip
+PERFORMANCE_ESTIMATED_LOWER = _watching(
+    "performance_estimated_lower", "gauge", "Lower bound of the estimate's 99 % band", ("model", "metric"))  # fmt: skip
+PERFORMANCE_ESTIMATED_UPPER = _watching(
+    "performance_estimated_upper", "gauge", "Upper bound of the estimate's 99 % band", ("model", "metric"))  # fmt: skip
+PERFORMANCE_LIMIT = _watching("performance_loss_limit", "gauge", "Loss of the reference and what is tolerated above it")
+PERFORMANCE_STATE = _watching("performance_state", "gauge", f"Quality as labels tell it: {_STATE_WORDS}")
+ESTIMATED_STATE = _watching("estimated_state", "gauge", f"Quality as answers tell it without labels: {_STATE_WORDS}")
 PERFORMANCE_EVALUE = _watching("performance_evalue", "gauge", "Evidence (mixture e-SR) that the loss has grown")
 LABELS_RECEIVED = _watching("labels_received_total", "counter", "Labels read from the event lake")
 LABELS_JOIN_RATIO = _watching("labels_join_ratio", "gauge", "Labels that found their prediction", unit="ratio")
@@ -202,6 +217,9 @@ MONITOR_EVENT_TIME = _watching(
     "monitor_event_timestamp_seconds", "gauge",
     "Unix time that the events folded in have reached, on their own clock", unit="seconds")  # fmt: skip
 MONITOR_FAILURES = _watching("monitor_failures_total", "counter", "Turns of the worker over the model that failed")
+REPORTS = _watching(
+    "reports_total", "counter", "Reports on models, by kind (finding, daily, performance) and result",
+    ("kind", "result"))  # fmt: skip
 LAKE_FILES_MERGED = _watching(
     "lake_files_merged_total", "counter", "Files of the event lake that became part of larger ones")  # fmt: skip
 LAKE_EVENTS_EXPIRED = _watching(
@@ -221,6 +239,12 @@ RETRAIN_RUNS = _retraining(
 RETRAIN_DURATION = _retraining(
     "retrain_duration_seconds", "histogram", "Time of one retraining run", ("model",), "seconds",
     RETRAIN_BUCKETS)  # fmt: skip
+RETRAIN_BREAKER = _retraining(
+    "retrain_breaker_open", "gauge", "1 while runs that broke one after the other keep the next from beginning"
+)
+RETRAIN_OVERDUE = _retraining(
+    "retrain_overdue_seconds", "gauge", "Time on the model's clock since a scheduled run was due; 0 when none waits",
+    unit="seconds")  # fmt: skip
 GATE_RESULT = _retraining(
     "gate_result_total", "counter", "Gate verdicts on trained versions", ("model", "gate", "result"))  # fmt: skip
 SCHEDULER_IS_LEADER = _retraining("scheduler_is_leader", "gauge", "1 while this worker holds the lease", ())
@@ -250,12 +274,15 @@ ROLLBACKS = _retraining(
 CHAMPION_VERSION = _retraining("champion_version", "gauge", "Version the ledger names champion")
 
 WORKER: tuple[Metric, ...] = (
-    DRIFT_STATE, DATA_QUALITY_STATE, DRIFT_PSI, DRIFT_FLAGGED, FEATURE_NULL, FEATURE_UNSEEN, WINDOW_ROWS,
-    PERFORMANCE_REALIZED, PERFORMANCE_REFERENCE, PERFORMANCE_EVALUE, LABELS_RECEIVED, LABELS_JOIN_RATIO,
+    DRIFT_STATE, DATA_QUALITY_STATE, DRIFT_PSI, DRIFT_THRESHOLD, DRIFT_CAUSE, DRIFT_FLAGGED,
+    FEATURE_NULL, FEATURE_UNSEEN, WINDOW_ROWS,
+    PERFORMANCE_REALIZED, PERFORMANCE_REFERENCE, PERFORMANCE_ESTIMATED, PERFORMANCE_ESTIMATED_LOWER,
+    PERFORMANCE_ESTIMATED_UPPER, PERFORMANCE_LIMIT, PERFORMANCE_STATE, ESTIMATED_STATE, PERFORMANCE_EVALUE,
+    LABELS_RECEIVED, LABELS_JOIN_RATIO,
     LABELS_PARKED, LABELS_UNMATCHED, LABELS_WITHIN, LABEL_LAG, LABEL_LAST,
-    MONITOR_LAST_SUCCESS, MONITOR_EVENT_TIME, MONITOR_FAILURES, LAKE_FILES_MERGED, LAKE_EVENTS_EXPIRED,
+    MONITOR_LAST_SUCCESS, MONITOR_EVENT_TIME, MONITOR_FAILURES, REPORTS, LAKE_FILES_MERGED, LAKE_EVENTS_EXPIRED,
     LAKE_UPKEEP_FAILURES, LAKE_UPKEEP_LAST_SUCCESS, REFERENCE_AGE, RETRAIN_RUNS, RETRAIN_DURATION,
-    GATE_RESULT,
+    RETRAIN_BREAKER, RETRAIN_OVERDUE, GATE_RESULT,
     SCHEDULER_IS_LEADER, EXPERIMENT_EVALUE, EXPERIMENT_EFFECT, EXPERIMENT_EFFECT_LOWER, EXPERIMENT_EFFECT_UPPER,
     EXPERIMENT_EXPOSURES, EXPERIMENT_SRM, EXPERIMENT_STAGE, PROMOTIONS, ROLLBACKS, CHAMPION_VERSION,
 )  # fmt: skip

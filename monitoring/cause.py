@@ -14,7 +14,7 @@ import numpy as np
 
 from monitoring.windows import Window
 
-__all__ = ["explain"]
+__all__ = ["explain", "strengths"]
 
 
 def explain(
@@ -24,16 +24,28 @@ def explain(
 
     A column without known importance counts as one of average importance.
     """
-    known = [spec["importance"] for spec in specs.values() if spec.get("importance") is not None]
-    average = float(np.mean(known)) if known else 1.0
+    strength = strengths({entry["column"]: entry["psi"] for entry in ranked}, specs)
     found = []
     for entry in ranked:
         spec = specs[entry["column"]]
-        importance = spec.get("importance")
-        weight = average if importance is None else importance
-        cause = {**entry, "importance": importance, "score_moved": _moved(spec, entry, closed)}
-        found.append((max(entry["psi"], 0.0) * weight, cause))
-    return [cause for _, cause in sorted(found, key=lambda item: (-item[0], item[1]["column"]))]
+        found.append({**entry, "importance": spec.get("importance"), "score_moved": _moved(spec, entry, closed)})
+    return sorted(found, key=lambda cause: (-strength[cause["column"]], cause["column"]))
+
+
+def strengths(effects: Mapping[str, float], specs: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    """Effect times importance of each column; unknown importance counts as the average of those that are known.
+
+    >>> specs = {"a": {"importance": 0.5}, "b": {"importance": 0.1}, "c": {}}
+    >>> {name: round(value, 3) for name, value in strengths({"a": 0.1, "b": 0.4, "c": -0.2}, specs).items()}
+    {'a': 0.05, 'b': 0.04, 'c': 0.0}
+    """
+    known = [spec["importance"] for spec in specs.values() if spec.get("importance") is not None]
+    average = float(np.mean(known)) if known else 1.0
+    weights = {name: specs[name].get("importance") for name in effects}
+    return {
+        name: max(effect, 0.0) * (average if (weight := weights[name]) is None else weight)
+        for name, effect in effects.items()
+    }
 
 
 def _moved(spec: Mapping[str, Any], entry: Mapping[str, Any], closed: Sequence[Window]) -> float | None:

@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitoring import estimated, maturity
+from monitoring import estimated, maturity, slices
 from monitoring.assess import SCORE
+from monitoring.cause import strengths
 from monitoring.diagnosis import diagnose
 from monitoring.findings import KINDS, Kind, State
 from monitoring.known import event_at
 from monitoring.quality import null_level
+from monitoring.reasons import reasons
 from monitoring.settings import MonitoringSettings
 from monitoring.state import MonitorState
 
@@ -40,11 +42,14 @@ def snapshot(s: MonitorState, reference: Mapping[str, Any], settings: Monitoring
         "model": s.model,
         "version": s.version,
         "states": states,
+        "reasons": reasons(s, reference, settings),
         "drift_state": drift,
         "diagnosis": {"action": diagnosis.action, "reason": diagnosis.reason},
         "data_quality_state": states["data_quality"],
         "performance_state": states["performance"],
         "psi": s.gauges.psi,
+        "psi_floor": settings.psi_floor,
+        "causes": _causes(s, reference),
         "flagged": s.gauges.flagged,
         "features_flagged": len([name for name in s.gauges.flagged if name != SCORE]),
         "null_ratio": s.gauges.null_ratio,
@@ -54,6 +59,7 @@ def snapshot(s: MonitorState, reference: Mapping[str, Any], settings: Monitoring
         "performance": performance_facts(s, reference, settings),
         "estimated": estimated_facts(s, reference, settings),
         "predictions": s.book.tally.predictions,
+        "predictions_foreign": s.book.tally.foreign,
         "labels_joined": s.book.tally.joined,
         "labels_join_ratio": s.book.tally.joined / max(s.book.tally.predictions, 1),
         "labels_revised": s.book.tally.revised,
@@ -64,6 +70,14 @@ def snapshot(s: MonitorState, reference: Mapping[str, Any], settings: Monitoring
         "join_dropped": s.book.tally.dropped,
         "last_event_at": s.last_event,
     }
+
+
+def _causes(s: MonitorState, reference: Mapping[str, Any]) -> dict[str, float]:
+    """Effect times importance, now, of the columns that a confirmed drift rests on."""
+    verdict = s.verdicts["feature_drift"]
+    held = verdict.held if verdict.state == "confirmed" else ()
+    effects = {name: max(s.gauges.psi[name].values(), default=0.0) for name in held if name in s.gauges.psi}
+    return strengths(effects, reference["columns"])
 
 
 def performance_facts(s: MonitorState, reference: Mapping[str, Any], settings: MonitoringSettings) -> dict[str, Any]:
@@ -79,6 +93,8 @@ def performance_facts(s: MonitorState, reference: Mapping[str, Any], settings: M
         "evalue": detector.evalue if detector else None,
         "threshold": settings.esr_run_length,
         "labels": book.tally.joined,
+        "slices": slices.declared_facts(s.slices, reference, settings.esr_run_length),
+        "worst_slices": slices.worst(s.slices, reference, slices.columns_of(reference)),
     }
 
 

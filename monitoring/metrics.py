@@ -81,17 +81,25 @@ class ServeMetrics:
 class WorkerMetrics:
     """What one worker exports: monitoring, retraining and trials."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:  # noqa: PLR0915 - one statement for each metric
         self.registry = registry
         self.drift_state = _gauge(c.DRIFT_STATE, registry)
         self.data_quality_state = _gauge(c.DATA_QUALITY_STATE, registry)
         self.drift_psi_corrected = _gauge(c.DRIFT_PSI, registry)
+        self.drift_threshold = _gauge(c.DRIFT_THRESHOLD, registry)
+        self.drift_cause = _gauge(c.DRIFT_CAUSE, registry)
         self.drift_features_flagged = _gauge(c.DRIFT_FLAGGED, registry)
         self.feature_null_ratio = _gauge(c.FEATURE_NULL, registry)
         self.feature_unseen_ratio = _gauge(c.FEATURE_UNSEEN, registry)
         self.window_rows = _gauge(c.WINDOW_ROWS, registry)
         self.performance_realized = _gauge(c.PERFORMANCE_REALIZED, registry)
         self.performance_reference = _gauge(c.PERFORMANCE_REFERENCE, registry)
+        self.performance_estimated = _gauge(c.PERFORMANCE_ESTIMATED, registry)
+        self.performance_estimated_lower = _gauge(c.PERFORMANCE_ESTIMATED_LOWER, registry)
+        self.performance_estimated_upper = _gauge(c.PERFORMANCE_ESTIMATED_UPPER, registry)
+        self.performance_loss_limit = _gauge(c.PERFORMANCE_LIMIT, registry)
+        self.performance_state = _gauge(c.PERFORMANCE_STATE, registry)
+        self.estimated_state = _gauge(c.ESTIMATED_STATE, registry)
         self.performance_evalue = _gauge(c.PERFORMANCE_EVALUE, registry)
         self.labels_received_total = _counter(c.LABELS_RECEIVED, registry)
         self.labels_join_ratio = _gauge(c.LABELS_JOIN_RATIO, registry)
@@ -103,6 +111,7 @@ class WorkerMetrics:
         self.monitor_last_success_timestamp_seconds = _gauge(c.MONITOR_LAST_SUCCESS, registry)
         self.monitor_event_timestamp_seconds = _gauge(c.MONITOR_EVENT_TIME, registry)
         self.monitor_failures_total = _counter(c.MONITOR_FAILURES, registry)
+        self.reports_total = _counter(c.REPORTS, registry)
         self.lake_files_merged_total = _counter(c.LAKE_FILES_MERGED, registry)
         self.lake_events_expired_total = _counter(c.LAKE_EVENTS_EXPIRED, registry)
         self.lake_upkeep_failures_total = _counter(c.LAKE_UPKEEP_FAILURES, registry)
@@ -110,6 +119,8 @@ class WorkerMetrics:
         self.reference_age_seconds = _gauge(c.REFERENCE_AGE, registry)
         self.retrain_runs_total = _counter(c.RETRAIN_RUNS, registry)
         self.retrain_duration_seconds = _histogram(c.RETRAIN_DURATION, registry)
+        self.retrain_breaker_open = _gauge(c.RETRAIN_BREAKER, registry)
+        self.retrain_overdue_seconds = _gauge(c.RETRAIN_OVERDUE, registry)
         self.gate_result_total = _counter(c.GATE_RESULT, registry)
         self.scheduler_is_leader = _gauge(c.SCHEDULER_IS_LEADER, registry)
         self.experiment_evalue = _gauge(c.EXPERIMENT_EVALUE, registry)

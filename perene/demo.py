@@ -23,6 +23,7 @@ from perene.config import Settings
 from perene.live import View
 from perene.output import say
 from perene.story import Story
+from perene.told import meaning, of_version, sentence
 from registry.errors import ConfigInvalid, StoreUnavailable, TrainingFailed
 from registry.ledger import Ledger
 
@@ -261,11 +262,17 @@ def _report(demo: Demo, settings: Settings, ledger: Ledger, folder: Path) -> dic
     say(markdown(months))
     say(f"plot: {picture}")
     trials = ledger.experiments(demo.model, limit=1_000)
+    rows = ledger.evidence(demo.model, "finding", limit=10_000)
+    alarms = [(n, row.body) for n, row in enumerate(rows) if row.body["state"] in ("confirmed", "broken")]
+    found = [
+        {"told": sentence(body), "means": meaning(of_version(rows[n:], body["detail"]["version"]))}
+        for n, body in reversed(alarms)
+    ]
+    _tell(found)
     return {
         "model": demo.model,
-        "findings_confirmed": sum(
-            e.body.get("state") == "confirmed" for e in ledger.evidence(demo.model, "finding", limit=10_000)
-        ),
+        "findings_confirmed": sum(body["state"] == "confirmed" for _, body in alarms),
+        "findings": found,
         "runs": len(ledger.runs(demo.model, limit=1_000)),
         "gates": len(ledger.evidence(demo.model, "gates", limit=1_000)),
         "trials": {trial.experiment_id: trial.state for trial in trials},
@@ -274,6 +281,16 @@ def _report(demo: Demo, settings: Settings, ledger: Ledger, folder: Path) -> dic
         "months": json.loads(months.to_json(orient="records")),
         "plot": str(picture),
     }
+
+
+def _tell(found: list[dict[str, str]]) -> None:
+    """What was found in the year, why, and what it asked for."""
+    if found:
+        say("found:")
+    for each in found:
+        say(f"  {each['told']}")
+        if each["means"]:
+            say(f"    {each['means']}")
 
 
 def _resume(path: Path, demo: Demo) -> datetime:

@@ -7,9 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from perene.config import Settings
+from perene.told import meaning, of_version, sentence, standing
 from registry.errors import ModelUnknown
 from registry.ledger import Deployment, Ledger
 from retrain.watch import label_facts
+
+FINDINGS = 500
+"""Newest findings that are looked through for alarms that stand."""
 
 
 def overview(settings: Settings, name: str | None = None, as_of: datetime | None = None) -> list[dict[str, Any]]:
@@ -24,7 +28,7 @@ def overview(settings: Settings, name: str | None = None, as_of: datetime | None
         if name and found[0][1] is None:
             raise ModelUnknown(f"model '{name}' has no deployment", hint="perene models lists what is registered")
         rows = [deployment for _, deployment in found if deployment is not None]
-        return [_row(ledger, row) if as_of is None else _deployment(row) for row in rows]
+        return [_row(settings, ledger, row) if as_of is None else _deployment(row) for row in rows]
 
 
 def history(settings: Settings, name: str) -> list[dict[str, Any]]:
@@ -33,17 +37,43 @@ def history(settings: Settings, name: str) -> list[dict[str, Any]]:
         return [_deployment(row) for row in ledger.history(name)]
 
 
-def _row(ledger: Ledger, deployment: Deployment) -> dict[str, Any]:
-    findings = ledger.evidence(deployment.model, "finding", limit=1)
+def _row(settings: Settings, ledger: Ledger, deployment: Deployment) -> dict[str, Any]:
+    findings = ledger.evidence(deployment.model, "finding", limit=FINDINGS)
+    mine = of_version(findings, deployment.champion)
+    alarms = standing(mine)
+    told = (alarms or findings)[:1]
+    about = _reports(settings, ledger, deployment.model, {row.id for row in alarms}) if alarms else []
     runs = ledger.runs(deployment.model, limit=1)
     trials = ledger.experiments(deployment.model, limit=1)
+    reports = ledger.evidence(deployment.model, "report", limit=1)
     return {
         **_deployment(deployment),
-        "finding": f"{findings[0].body.get('kind')} {findings[0].body.get('state')}" if findings else None,
+        "finding": f"{told[0].body.get('kind')} {told[0].body.get('state')}" if told else None,
+        "findings": [row.body for row in alarms],
+        "told": [*(sentence(row.body) for row in alarms), *([means] if (means := meaning(mine)) else []), *about],
         "run": f"{runs[0].status} {runs[0].step}" if runs else None,
         "trial": f"{trials[0].state} {trials[0].stage}" if trials else None,
+        "report": reports[0].body["key"] if reports else None,
         "labels": label_facts(ledger, deployment.model),
     }
+
+
+def _reports(settings: Settings, ledger: Ledger, model: str, alarms: set[int]) -> list[str]:
+    """Where the worker's reports on these findings lie, on the machine that made them, and Evidently's own verdict."""
+    made = [row.body for row in ledger.evidence(model, "report", limit=FINDINGS)]
+    return [
+        f"report: {settings.places.report(model, body['key'])}{_verdict(body)}"
+        for body in made
+        if body.get("finding") in alarms
+    ]
+
+
+def _verdict(body: dict[str, Any]) -> str:
+    names = body.get("evidently")
+    if names is None:
+        return ""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f" (Evidently: {'drift in ' + ', '.join(names[:5]) + more if names else 'no drift'})"
 
 
 def _deployment(row: Deployment) -> dict[str, Any]:

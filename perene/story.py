@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from perene.told import meaning, of_version, sentence
 from registry.ledger import Deployment, Evidence, Ledger, Run
 
 
@@ -38,6 +39,8 @@ class Story:
             self._evidence = row.id
             if row.kind in ("gates", "decision") or (row.kind == "finding" and self._worth_telling(row)):
                 yield Line(row.kind, row.model, describe(row))
+                if row.kind == "finding" and (means := self._meaning(row)):
+                    yield Line(row.kind, row.model, f"  {means}")
 
     def _worth_telling(self, row: Evidence) -> bool:
         """Alarms, and their ends; what is merely watched stays in the ledger."""
@@ -46,6 +49,11 @@ class Story:
         if row.body["state"] != "watch":
             self._alarms[row.model, row.body["kind"]] = alarm
         return alarm or (before and row.body["state"] == "ok")
+
+    def _meaning(self, row: Evidence) -> str:
+        """What it means with all that was found of the same version until then."""
+        known = [each for each in self.ledger.evidence(row.model, "finding", limit=500) if each.id <= row.id]
+        return meaning(of_version(known, (row.body.get("detail") or {}).get("version")))
 
     def _new_runs(self) -> Iterator[Line]:
         for run in reversed(self.ledger.runs(limit=20)):
@@ -66,7 +74,7 @@ def describe(row: Evidence) -> str:
     """A sentence about a row of evidence."""
     body = row.body
     if row.kind == "finding":
-        return f"{body.get('kind')}: {body.get('state')} ({body.get('severity')}) at {str(body.get('at'))[:10]}"
+        return sentence(body)
     if row.kind == "gates":
         return "gates: " + _gates(body)
     return f"trial: {body.get('action')}: {body.get('reason')}"

@@ -12,6 +12,7 @@ from prometheus_client import Gauge
 from monitoring.catalogue import STAGES, STATES, WORKER
 from monitoring.metrics import WorkerMetrics
 from retrain.experiments import Decision
+from retrain.triggers import Facts, breaker_open
 
 __all__ = ["COLUMNS", "OTHERS", "Gauges", "largest"]
 
@@ -66,6 +67,9 @@ class Gauges:
             return
         m.drift_state.labels(model).set(_DRIFT[facts["drift_state"]])
         m.data_quality_state.labels(model).set(_DRIFT[facts["data_quality_state"]])
+        m.performance_state.labels(model).set(_DRIFT[facts["performance_state"]])
+        m.estimated_state.labels(model).set(_DRIFT[facts["states"]["estimated"]])
+        m.drift_threshold.labels(model).set(facts["psi_floor"])
         m.drift_features_flagged.labels(model).set(facts["features_flagged"])
         m.window_rows.labels(model).set(facts["window_rows"])
         m.labels_join_ratio.labels(model).set(facts["labels_join_ratio"])
@@ -77,17 +81,30 @@ class Gauges:
         self._columns(m.drift_psi_corrected, model, psi)
         self._columns(m.feature_null_ratio, model, {n: {(): ratio} for n, ratio in facts["null_ratio"].items()})
         self._columns(m.feature_unseen_ratio, model, {n: {(): ratio} for n, ratio in facts["unseen_ratio"].items()})
-        quality = facts["performance"]
-        if quality["realized"] is not None:
-            m.performance_realized.labels(model, quality["metric"]).set(quality["realized"])
-        if quality["reference"] is not None:
-            m.performance_reference.labels(model, quality["metric"]).set(quality["reference"])
-        if quality["evalue"] is not None:
-            m.performance_evalue.labels(model).set(quality["evalue"])
+        self._columns(m.drift_cause, model, {n: {(): strength} for n, strength in facts["causes"].items()})
+        self._quality(model, facts["performance"], facts["estimated"])
+
+    def _quality(self, model: str, realised: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+        """The metric in its own unit, and the bounded loss, in which alone realised and estimated can be compared."""
+        m, metric = self.metrics, realised["metric"]
+        self._show(m.performance_realized, model, {(metric,): realised["realized"], ("loss",): realised["loss"]})
+        reference, loss = realised["reference"], realised["reference_loss"]
+        self._show(m.performance_reference, model, {(metric,): reference, ("loss",): loss})
+        self._show(m.performance_loss_limit, model, {(): realised["null_level"]})
+        self._show(m.performance_evalue, model, {(): realised["evalue"]})
+        estimated = {**told.get("metrics", {}), "loss": told.get("estimated_loss")}
+        self._show(m.performance_estimated, model, {(name,): value for name, value in estimated.items()})
+        self._show(m.performance_estimated_lower, model, {("loss",): told.get("lower")})
+        self._show(m.performance_estimated_upper, model, {("loss",): told.get("upper")})
 
     def _columns(self, gauge: Gauge, model: str, values: Mapping[str, Mapping[Labels, float]]) -> None:
-        """The largest columns now; a column that is no longer among them, or gone from the contract, is not shown."""
+        """The largest columns now."""
         now = {(name, *rest): value for name, by in largest(values).items() for rest, value in by.items()}
+        self._show(gauge, model, now)
+
+    def _show(self, gauge: Gauge, model: str, values: Mapping[Labels, float | None]) -> None:
+        """These and no others: what was shown before, and is not known (any more), would be a former champion's."""
+        now = {labels: value for labels, value in values.items() if value is not None}
         for labels in self._shown.get((gauge, model), set()) - now.keys():
             gauge.remove(model, *labels)
         self._shown[gauge, model] = set(now)
@@ -126,6 +143,13 @@ class Gauges:
                 m.experiment_evalue.labels(model, test).set(_e(facts[f"log_e_{test}"]))
         if "log_e_srm" in facts:
             m.experiment_srm_evalue.labels(model).set(_e(facts["log_e_srm"]))
+
+    def waiting(self, model: str, facts: Facts) -> None:
+        """Whether broken runs keep the next one from beginning, and for how long a scheduled one has been due."""
+        self.metrics.retrain_breaker_open.labels(model).set(breaker_open(facts.past))
+        due = facts.schedule_due
+        since = (facts.now - due).total_seconds() if due is not None and not facts.in_trial else 0.0
+        self.metrics.retrain_overdue_seconds.labels(model).set(max(since, 0.0))
 
     def exposures(self, model: str, trial: str, arms: Mapping[str, int]) -> None:
         """Units exposed so far; a counter, so only what is new since the last look is added."""

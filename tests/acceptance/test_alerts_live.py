@@ -26,6 +26,7 @@ from tests.acceptance.test_prometheus_live import running, until_ready
 from tests.alertmanager import Webhook, alertmanager, faster, fill, webhook
 from tests.prometheus import configure, free_port, get, prometheus, until_all_are_up
 
+pytestmark = pytest.mark.timeout(420)
 RULES = render(Limits(monitor_stale_s=6, slo_min_requests=20), pace=Pace(120, least_s=6))
 MODEL = "toy"
 WINDOW = 100
@@ -40,10 +41,16 @@ min_rows = {WINDOW}
 # What is broken on purpose, what follows from it, and what a slow machine or the first seconds may show at this pace.
 MAY_FIRE = {
     "PereneWatchdog", "PereneDriftConfirmed", "PereneDataQualityBroken", "PereneMonitorStale", "PereneErrorRateHigh",
-    "PereneErrorBudgetBurnFast", "PereneErrorBudgetBurnSlow", "PereneErrorBudgetTrickle",
+    "PereneErrorBudgetBurnFast", "PereneErrorBudgetBurnSlow", "PereneErrorBudgetTrickle", "PereneEstimatedLossHigh",
     "PereneLatencyHigh", "PereneOverloaded", "PereneNoLeader", "PereneNoHealthyChampion", "PereneAliasLag",
 }  # fmt: skip
 RNG = np.random.default_rng(0)
+
+
+def said(home: Path) -> str:
+    """The last words of server and worker, but for the lines of requests."""
+    lines = (home / "out").read_text(errors="replace").splitlines()
+    return "\n".join([line for line in lines if '"event":"request"' not in line][-20:])
 
 
 class Scene:
@@ -79,8 +86,7 @@ class Scene:
                 "sum by (code) (increase(perene_requests_total[30s]))", "perene_window_rows", "up")}  # fmt: skip
         facts = {"rule": rule["query"], "state": rule["state"], "health": rule["health"], "seen": seen,
                  "told": self.heard.alerts()}  # fmt: skip
-        said = (self.home / "out").read_text(errors="replace").splitlines()
-        return "\n".join([json.dumps(facts), *[line for line in said if '"event":"request"' not in line][-20:]])
+        return f"{json.dumps(facts)}\n{said(self.home)}"
 
     def value(self, expr: str) -> list[tuple[dict[str, str], str]]:
         """What Prometheus answers now."""
@@ -135,7 +141,7 @@ def test_faults_of_the_live_platform_are_told_and_taken_back(home: Path, tmp_pat
         with alertmanager(tmp_path / "alertmanager", faster(filled.stdout)) as told:
             config = configure(tmp_path, ports, rules=RULES, alertmanager=told)
             with prometheus(config) as base, httpx.Client(base_url=url, headers=headers, timeout=30) as client:
-                assert until_all_are_up(base) == {"perene-serve": "up", "perene-worker": "up"}
+                assert until_all_are_up(base) == {"perene-serve": "up", "perene-worker": "up"}, said(home)
                 scene = Scene(client, base, heard, home)
                 scene.until_told("PereneWatchdog", "", "firing", lambda: scene.ask(rows=1))
                 for part in (drift_comes_and_goes, a_damaged_file_stops_the_monitor_until_it_is_gone,

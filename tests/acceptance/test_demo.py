@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -104,6 +105,23 @@ def test_stdout_is_json_alone_and_stderr_tells_the_story(demo: DemoRun) -> None:
     assert len(demo.stdout.splitlines()) == 1
     for told in ("certificate: exact", "confirmed", "gates: certificate pass", "trial: promote", "| month |"):
         assert told in demo.stderr
+
+
+def test_findings_are_told_with_their_cause_and_what_to_do(demo: DemoRun) -> None:
+    """In the story while it happens, and in the report: a loss with its numbers, a drift with its columns."""
+    found = demo.json["findings"]
+    assert [each for each in found if not each["told"] or "To do: " not in each["means"]] == []
+    losses = [each for each in found if each["told"].startswith("performance: confirmed")]
+    assert losses
+    assert all(
+        re.search(r": mae [\d.]+, [\d.]+ on the reference(, worst where .+)?, since 2013-", each["told"])
+        for each in losses
+    )
+    assert all("retrain on" in each["means"] for each in losses)
+    drifts = [each["told"] for each in found if each["told"].startswith("feature_drift: confirmed")]
+    assert all(re.search(r": \w+ \(PSI [\d.]+, importance [\d.e-]+", told) for told in drifts)
+    assert losses[0]["told"] in demo.stderr
+    assert losses[0]["means"] in demo.stderr
 
 
 def test_ledger_verifies_and_tampering_is_found(demo: DemoRun, tmp_path: Path) -> None:

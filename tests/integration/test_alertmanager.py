@@ -119,6 +119,12 @@ def test_a_page_mutes_the_tickets_of_its_model_and_no_others(tmp_path: Path) -> 
         alert("PereneErrorRateHigh", model="other"),
         alert("PereneDataQualityBroken", model="other"),
         alert("PereneDriftConfirmed", model="other"),
+        alert("PerenePerformanceDegraded", model="third"),
+        alert("PereneEstimatedLossHigh", model="third"),
+        alert("PereneEstimatedLossHigh", model="fourth"),
+        alert("PereneRetrainBreakerOpen", model="third"),
+        alert("PereneRetrainFailing", model="third"),
+        alert("PereneRetrainOverdue", model="fourth"),
     ]
     with webhook() as heard:
         filled = fill(ALERT_PAGE_WEBHOOK_URL=f"{heard.url}/page", ALERT_TICKET_WEBHOOK_URL=f"{heard.url}/ticket")
@@ -127,6 +133,7 @@ def test_a_page_mutes_the_tickets_of_its_model_and_no_others(tmp_path: Path) -> 
             expected = {
                 ("PereneLatencyHigh", "m"), ("PereneDriftConfirmed", "m"), ("PereneErrorBudgetBurnSlow", ""),
                 ("PereneErrorRateHigh", "other"), ("PereneDriftConfirmed", "other"),
+                ("PereneEstimatedLossHigh", "third"), ("PereneRetrainFailing", "third"),
             }  # fmt: skip
             told = {(a["alertname"], a.get("model", "")) for a in fired} - expected
             assert heard.until(lambda h: {(n, m) for n, m, _ in h.alerts()} >= told), heard.alerts()

@@ -86,6 +86,37 @@ def test_a_wide_model_does_not_flood_prometheus(home: Path) -> None:
         assert shown(worker, "perene_drift_psi_corrected") == {("column 0", "1"): 2.0}
 
 
+def test_quality_is_told_with_its_estimate_and_of_this_champion_only(home: Path) -> None:
+    """States, loss beside its estimate with bounds and limit; what is not known any more is not shown."""
+    with working(home) as worker:
+        assert worker.tick()
+        facts = worker._watches[toy.MODEL].snapshot()
+        worker.gauges.monitor(
+            toy.MODEL,
+            facts
+            | {
+                "states": facts["states"] | {"estimated": "confirmed"},
+                "performance_state": "watch",
+                "performance": facts["performance"] | {"metric": "log_loss", "realized": 0.5, "loss": 0.3},
+                "estimated": {"estimated_loss": 0.2, "lower": 0.1, "upper": 0.4, "metrics": {"accuracy": 0.9}},
+                "causes": {"x": 0.2},
+            },
+        )
+        assert value(worker, "estimated_state", model=toy.MODEL) == 2
+        assert value(worker, "performance_state", model=toy.MODEL) == 1
+        assert value(worker, "drift_threshold", model=toy.MODEL) == 0.02
+        assert shown(worker, "perene_performance_realized") == {("log_loss",): 0.5, ("loss",): 0.3}
+        assert shown(worker, "perene_performance_estimated") == {("accuracy",): 0.9, ("loss",): 0.2}
+        assert shown(worker, "perene_performance_estimated_lower") == {("loss",): 0.1}
+        assert shown(worker, "perene_performance_estimated_upper") == {("loss",): 0.4}
+        assert shown(worker, "perene_drift_cause") == {("x",): 0.2}
+        unknown = dict.fromkeys(facts["performance"]) | {"metric": "mae"}
+        worker.gauges.monitor(toy.MODEL, facts | {"performance": unknown, "estimated": {}, "causes": {}})
+        for name in ("realized", "reference", "loss_limit", "evalue", "estimated", "estimated_upper"):
+            assert shown(worker, f"perene_performance_{name}") == {}, name
+        assert shown(worker, "perene_drift_cause") == {}
+
+
 def shown(worker: Worker, name: str) -> dict[tuple[str, ...], float]:
     """Values of the toy by column and, where there is one, scale."""
     samples = [s for family in worker.gauges.metrics.registry.collect() for s in family.samples if s.name == name]

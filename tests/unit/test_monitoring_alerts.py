@@ -12,12 +12,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from grafana.dashboard import rows
+from grafana.rows import rows
 from monitoring.alert_limits import Limits, Pace, limits_from
 from monitoring.alert_rules import Rule, rules
 from monitoring.alerts import main, render
 from monitoring.catalogue import CATALOGUE
-from monitoring.settings import MonitoringSettings
 from perene.cli import app
 from registry.errors import ConfigInvalid
 
@@ -128,11 +127,6 @@ def test_a_rule_has_promtool_tests_that_it_fires_and_stays_quiet(rule: Rule) -> 
 def test_no_page_is_without_a_rule() -> None:
     """A removed rule takes its page with it."""
     assert {rule.page for rule in rules()} == {path.name for path in (ROOT / "docs/runbooks").glob("*.md")}
-
-
-def test_the_alarm_level_is_the_monitor_s() -> None:
-    """The rule fires where the monitor alarms by default."""
-    assert MonitoringSettings().esr_run_length == Limits().performance_evalue
 
 
 def test_numbers_and_the_address_of_the_runbooks_can_be_set(tmp_path: Path) -> None:

@@ -33,10 +33,12 @@ def test_tells_each_happening_once(tmp_path: Path) -> None:
 
 
 def test_tells_alarms_and_their_ends_only(tmp_path: Path) -> None:
-    """A state that is merely watched is no news; the end of an alarm is."""
+    """A state that is merely watched is no news; the end of an alarm is. What an alarm means stands below it."""
     ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}")
     story = Story(ledger)
     for state in ("ok", "watch", "ok", "confirmed", "watch", "ok", "watch"):
         finding(ledger, state)
-    assert [line.text.split(": ")[1].split()[0] for line in story.news()] == ["confirmed", "ok"]
+    alarm, means, end = (line.text for line in story.news())
+    assert [line.split(": ")[1].split()[0] for line in (alarm, end)] == ["confirmed", "ok"]
+    assert means.startswith("  inputs moved and no labels tell yet whether it matters")
     ledger.close()

@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
+from monitoring.metrics import WorkerMetrics
+from retrain.gauges import Gauges
 from retrain.triggers import Facts, PastRun, backoff, decide
 
 NOW = datetime(2013, 7, 1, tzinfo=UTC)
@@ -78,6 +81,23 @@ def test_a_human_passes_the_cooldown_but_not_broken_data() -> None:
     assert reason(asked) == "manual"
     assert reason(replace(asked, request_reason="freshness")) == "freshness"
     assert reason(replace(asked, data_quality="broken")) is None
+
+
+def test_what_holds_a_run_is_told_to_prometheus() -> None:
+    """Since when a scheduled one has been due, but while a trial decides; and whether the breaker is open."""
+    metrics = WorkerMetrics(CollectorRegistry())
+    gauges = Gauges(metrics)
+
+    def told(facts: Facts) -> tuple[float | None, ...]:
+        gauges.waiting("m", facts)
+        names = ("perene_retrain_overdue_seconds", "perene_retrain_breaker_open")
+        return tuple(metrics.registry.get_sample_value(name, {"model": "m"}) for name in names)
+
+    due = replace(CALM, schedule_due=NOW - 3 * DAY, labels=0)
+    assert told(due) == (3 * 86_400, 0)
+    assert told(replace(due, in_trial=True)) == (0, 0)
+    assert told(replace(due, schedule_due=NOW + DAY)) == (0, 0)
+    assert told(replace(due, schedule_due=None, past=[PastRun(NOW, "error")] * 3)) == (0, 1)
 
 
 @given(st.lists(st.sampled_from(["candidate", "refused", "error"]), max_size=6), st.integers(0, 100))
