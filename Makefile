@@ -43,8 +43,12 @@ format: setup
 bench: setup ## timings: never part of a test
 	$(BIN)/python -m bench
 
-bench-monitoring: setup
-	$(BIN)/python -m bench.monitoring.simulate
+bench-monitoring: setup ## the claims of docs/drift-evidence.md; with FULL=1 an hour, saved and written there
+	bench/monitoring/setup
+	$(BIN)/python -m bench.monitoring.simulate $(if $(FULL),--full --save)
+	for part in car_loan concept real beside worker; do \
+	  $(BIN)/python -m bench.monitoring.$$part $(if $(FULL),--save) || exit 1; done
+	$(if $(FULL),$(BIN)/python -m bench.monitoring.table)
 
 bench-promotion: setup
 	$(BIN)/python -m bench.promotion.simulate

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from monitoring.data_quality import Check, check_column
+from monitoring.detectors import Reading, resolve
 from monitoring.dispersion import factors
 from monitoring.drift import Comparison, benjamini_hochberg, judge
 from monitoring.grouped import groups
@@ -18,7 +19,7 @@ from registry.reference import NULL, UNSEEN
 SCORE = "_score"
 """Key of the score's counts; the lake's own columns start with an underscore, so no input is called that."""
 SHOWN = 10
-HOURLY_RATE: Final = 0.001
+HOURLY_RATE: Final = 0.0005
 """False discovery rate of hourly windows for 90 days between false alarms (`bench.monitoring` shows how many)."""
 LEAST_RATE: Final = 1e-5
 LARGEST_RATE: Final = 0.01
@@ -56,35 +57,49 @@ def assess(
     Args:
         specs: the reference's columns, and the score under `SCORE`.
         closed: closed windows, newest last; at least one.
-        settings: thresholds.
+        settings: thresholds, and which detector decides.
         alarmed: columns whose drift is confirmed: they are calm only under half the floor, or far from significant.
     """
-    fdr = discovery_rate(closed, settings.expected_days_between_false_alarms)
-    results = _compare_all(specs, closed, settings.min_rows)
-    rejected = benjamini_hochberg([result.p for _, _, result, _ in results], fdr)
-    flagged, sure, unsettled = set(), set(), set()
-    for (name, scale, result, leaning), significant in zip(results, rejected, strict=True):
-        if significant and result.psi >= settings.psi_floor:
-            flagged.add(name)
-            if scale > 1 and leaning:
-                sure.add(name)
-        elif name in alarmed and result.p <= RESTLESS and result.psi >= settings.psi_floor / 2:
-            unsettled.add(name)
+    readings = resolve(settings.detector)(specs, closed, settings, alarmed=alarmed)
+    flagged = {r.column for r in readings if r.flagged}
+    sure = {r.column for r in readings if r.flagged and r.sure}
+    unsettled = {r.column for r in readings if r.unsettled}
     psi: dict[str, dict[str, float]] = {}
-    for name, scale, result, _ in results:
-        psi.setdefault(name, {})[str(scale)] = round(result.psi, 6)
+    for reading in readings:
+        psi.setdefault(reading.column, {})[str(reading.scale)] = round(reading.psi, 6)
     checks = _check_all(specs, closed[-1])
     newest = closed[-1].counts
     return Assessment(
         Flags(flagged - {SCORE}, sure - {SCORE}, unsettled=bool(unsettled - {SCORE})),
         Flags(flagged & {SCORE}, sure & {SCORE}, unsettled=SCORE in unsettled) if SCORE in psi else None,
-        _data_flags(checks, fdr),
+        _data_flags(checks, discovery_rate(closed, settings.expected_days_between_false_alarms)),
         psi,
-        _ranked(results),
+        _ranked(readings),
         checks,
         {n: _share(newest[n], NULL) for n in specs if n != SCORE},
         {n: _share(newest[n], UNSEEN) for n, s in specs.items() if n != SCORE and s["kind"] == "category"},
     )
+
+
+def by_ladder(
+    specs: Mapping[str, dict[str, Any]],
+    closed: Sequence[Window],
+    settings: MonitoringSettings,
+    *,
+    alarmed: Collection[str] = (),
+) -> list[Reading]:
+    """The detector `ladder`: tests of pooled windows, corrected for the number of columns and scales."""
+    fdr = discovery_rate(closed, settings.expected_days_between_false_alarms)
+    results = _compare_all(specs, closed, settings.min_rows)
+    rejected = benjamini_hochberg([result.p for _, _, result, _ in results], fdr)
+    found = []
+    for (name, scale, result, leaning), significant in zip(results, rejected, strict=True):
+        flagged = significant and result.psi >= settings.psi_floor
+        near = name in alarmed and result.p <= RESTLESS and result.psi >= settings.psi_floor / 2
+        sure = flagged and scale > 1 and leaning
+        reading = Reading(name, scale, result.psi, result.p, result.rows, flagged, sure, near and not flagged)
+        found.append(reading)
+    return found
 
 
 def discovery_rate(closed: Sequence[Window], days: float) -> float:
@@ -92,7 +107,7 @@ def discovery_rate(closed: Sequence[Window], days: float) -> float:
 
     >>> hours = [Window(3600.0 * i, 3600.0 * (i + 1)) for i in range(4)]
     >>> round(discovery_rate(hours, 90.0), 6), round(discovery_rate(hours, 900.0), 6)
-    (0.001, 0.0001)
+    (0.0005, 5e-05)
     """
     span = (max(window.end for window in closed) - min(window.start for window in closed)) / len(closed)
     return min(max(HOURLY_RATE * span / 3600.0 * 90.0 / days, LEAST_RATE), LARGEST_RATE)
@@ -143,14 +158,14 @@ def _data_flags(checks: Sequence[Check], alpha: float) -> Flags:
     )
 
 
-def _ranked(results: Sequence[tuple[str, int, Comparison, bool]]) -> list[dict[str, Any]]:
-    worst: dict[str, tuple[int, Comparison]] = {}
-    for name, scale, result, _ in results:
-        if name not in worst or result.psi > worst[name][1].psi:
-            worst[name] = (scale, result)
+def _ranked(readings: Sequence[Reading]) -> list[dict[str, Any]]:
+    worst: dict[str, Reading] = {}
+    for reading in readings:
+        if reading.column not in worst or reading.psi > worst[reading.column].psi:
+            worst[reading.column] = reading
     return [
-        {"column": name, "psi": round(result.psi, 6), "scale": scale, "p": result.p, "rows": result.rows}
-        for name, (scale, result) in sorted(worst.items(), key=lambda item: (-item[1][1].psi, item[0]))
+        {"column": name, "psi": round(found.psi, 6), "scale": found.scale, "p": found.p, "rows": found.rows}
+        for name, found in sorted(worst.items(), key=lambda item: (-item[1].psi, item[0]))
     ]
 
 

@@ -104,11 +104,11 @@ def _excess(name: str, fault: Fault, new: tuple[int, int], old: tuple[int, int],
 
     A column that is null in 78 % of rows moves by points every day; one that is never null does not. Nor does a
     share count that a block of the reference's own rows reached (`peak`): wind gusts are null on every calm day.
-    Only an all-null window passes that floor anyway, and then has to repeat itself.
+    Where whole blocks of the reference were null, another is no fault; that it lasts is for the drift decision to say.
     """
     share, expected = new[0] / new[1], old[0] / old[1]
     rise = max(NULL_FLOOR, 0.5 * min(expected, 1.0 - expected))
-    floor = min(max(expected + rise, peak + NULL_FLOOR), 1.0)
+    floor = max(min(expected + rise, 1.0), peak + NULL_FLOOR)
     return Check(
         name,
         fault,

@@ -34,6 +34,8 @@ class Made(msgspec.Struct, array_like=True):
     used: bool = False
     received: float = math.inf
     label: float | str | None = None
+    part: bytes = b""
+    """Its slices (`monitoring.slices`), until its label is used."""
 
 
 class Held(msgspec.Struct, array_like=True):
@@ -55,6 +57,8 @@ class Tally(msgspec.Struct):
     revised: int = 0
     unusable: int = 0
     dropped: int = 0
+    foreign: int = 0
+    """Predictions of former champions and pinned versions: not counted, their contract may be another one."""
 
 
 class Book(msgspec.Struct):
@@ -78,13 +82,17 @@ class Book(msgspec.Struct):
     tally: Tally = msgspec.field(default_factory=Tally)
 
 
-def add_predictions(book: Book, rows: Iterable[tuple[str, float, float, list[float]]]) -> list[str]:
-    """Remember champion predictions (id, event time, arrival, outputs); returns ids whose label came before them."""
+def add_predictions(book: Book, rows: Iterable[tuple[str, float, float, list[float], bytes]]) -> list[str]:
+    """Remember champion predictions (id, event time, arrival, outputs, slices).
+
+    Returns:
+        Ids whose label came before them.
+    """
     found = []
-    for identifier, at, received, values in rows:
+    for identifier, at, received, values, part in rows:
         if identifier in book.made:
             continue
-        book.made[identifier] = Made(at, values, received=received)
+        book.made[identifier] = Made(at, values, received=received, part=part)
         book.tally.predictions += 1
         maturity.predicted(book.maturity, at)
         if identifier in book.orphans:
@@ -152,12 +160,13 @@ def inherit(book: Book, former: Book) -> None:
 
 
 class Matured(msgspec.Struct, frozen=True):
-    """A usable label: when its prediction was made, its own event time, and the loss and error it revealed."""
+    """A usable label: when its prediction was made, its own event time, the loss and error it revealed, its slices."""
 
     made_at: float
     at: float
     loss: float
     error: float
+    part: bytes = b""
 
 
 def use(book: Book, due: list[tuple[str, Held]], output: Output, cap: float) -> list[Matured]:
@@ -177,6 +186,7 @@ def use(book: Book, due: list[tuple[str, Held]], output: Output, cap: float) -> 
         errors = -np.log(np.clip(values[np.arange(len(index)), index], LEAST_PROBABILITY, 1.0))
     matured = []
     for (_, label), m, loss, error in zip(due, made, losses.tolist(), errors.tolist(), strict=True):
+        part, m.part = m.part, b""
         m.used, m.values, m.label = True, [], label.label
         # there once its event time is reached and it has been received: a replay has only the one, a clerk's list
         # of last week only the other
@@ -185,7 +195,7 @@ def use(book: Book, due: list[tuple[str, Held]], output: Output, cap: float) -> 
         if math.isnan(loss):
             book.tally.unusable += 1
         else:
-            matured.append(Matured(m.at, label.at, loss, error))
+            matured.append(Matured(m.at, label.at, loss, error, part))
     return matured
 
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from monitoring import estimated, quality, tables
+from monitoring import estimated, quality, slices, tables
 from monitoring import labels as join
 from monitoring.assess import SCORE, SHOWN, Assessment, assess
 from monitoring.cause import explain
@@ -26,6 +26,7 @@ from monitoring.drift import severity
 from monitoring.facts import EXPECTED, estimated_facts, performance_facts, snapshot
 from monitoring.findings import KINDS, Finding, Kind, Severity, State
 from monitoring.known import event_at
+from monitoring.reasons import MIN_REFERENCE
 from monitoring.settings import MonitoringSettings
 from monitoring.state import Gauges, MonitorState
 from monitoring.verdict import Flags, Rule, Verdict, advance
@@ -54,6 +55,7 @@ class Monitor:
         self._settings = settings
         self._specs: dict[str, dict[str, Any]] = {**reference["columns"], SCORE: reference["score"]}
         self._curve: dict[str, Any] | None = reference.get("estimate")
+        self._sliced = slices.columns_of(reference)
         for kind in KINDS:  # a state saved before there was this kind
             state.verdicts.setdefault(kind, Verdict())
 
@@ -72,6 +74,7 @@ class Monitor:
             FORMAT, model, version, _digest(reference), quality.ESR(level) if level is not None else None
         )
         state.verdicts = {kind: Verdict() for kind in KINDS}
+        state.slices = slices.begin(reference, settings)
         return cls(state, contract, reference, settings)
 
     @classmethod
@@ -164,10 +167,14 @@ class Monitor:
     # predictions ------------------------------------------------------------------------------------------
 
     def _fold_predictions(self, rows: pa.Table) -> tuple[list[Finding], list[str]]:
+        if rows.num_rows:
+            rows = self._own(rows)
         if not rows.num_rows:
             return [], []
         s, settings = self._state, self._settings
-        at = tables.seconds(rows, "_at")
+        # a row dated ahead of its arrival would open a window that never comes of age
+        received = tables.arrivals(rows)
+        at = np.minimum(tables.seconds(rows, "_at"), received)
         mine = tables.floats(rows, "_version") == s.version
         outputs = tables.outputs(rows, self._contract.output)
         scores = tables.scores(self._contract.output, outputs, self._specs[SCORE]["kind"])
@@ -193,12 +200,27 @@ class Monitor:
         )
         for segment in cuts:
             findings += self._grow(segment, at, count)
-        identifiers, received = tables.objects(rows, "_id"), tables.arrivals(rows)
-        made = ((identifiers[i], float(at[i]), float(received[i]), outputs[i].tolist()) for i in np.flatnonzero(mine))
+        identifiers = tables.objects(rows, "_id")
+        sliced = slices.parts(self._reference, self._sliced, columns, len(identifiers))
+        made = (
+            (identifiers[i], float(at[i]), float(received[i]), outputs[i].tolist(), sliced[i])
+            for i in np.flatnonzero(mine)
+        )
         early = join.add_predictions(s.book, made)
         join.add_others(s.book, ((identifiers[i], float(at[i])) for i in np.flatnonzero(~mine)))
-        self._seen(at, received)
         return findings, early
+
+    def _own(self, rows: pa.Table) -> pa.Table:
+        """The rows that are counted; of others only ids are remembered, and how many they were."""
+        s, foreign = self._state, tables.of_others(rows, self.version)
+        self._seen(tables.seconds(rows, "_at"), tables.arrivals(rows))
+        if not foreign.any():
+            return rows
+        left_out = rows.filter(pa.array(foreign))
+        at = tables.seconds(left_out, "_at").tolist()
+        join.add_others(s.book, zip(tables.objects(left_out, "_id"), at, strict=True))
+        s.book.tally.foreign += len(at)
+        return rows.filter(pa.array(~foreign))
 
     def _grow(self, segment: Segment, at: Any, count: Any) -> list[Finding]:
         s = self._state
@@ -216,9 +238,10 @@ class Monitor:
 
     def _judge(self, found: Assessment, window: Window) -> list[Finding]:
         rules = {"data_quality": self._rule("broken")}
-        flags: dict[Kind, Flags] = {"data_quality": found.data, "feature_drift": found.features}
-        if found.score is not None:
-            flags["score_drift"] = found.score
+        flags: dict[Kind, Flags] = {"data_quality": found.data}
+        if self._reference["rows"] >= MIN_REFERENCE:
+            flags["feature_drift"] = found.features
+            flags |= {"score_drift": found.score} if found.score is not None else {}
         level = self._null_level()
         if self._curve is not None and level is not None and sum(window.counts.get(SCORE, ())) >= MIN_ESTIMATED:
             flags["estimated"] = estimated.flags(self._curve, self._state.closed, level)
@@ -283,15 +306,17 @@ class Monitor:
             if s.detector is None:
                 continue
             quality.update(s.detector, label.loss, label.made_at)
-            state = self._performance(s.detector)
+            of_slice = {"loss": label.loss, "at": label.made_at, "run_length": settings.esr_run_length}
+            loud = slices.add(s.slices, self._sliced, label.part, **of_slice)
+            state = self._performance(s.detector, loud=loud)
             if state != self._verdict("performance").state:
                 findings.append(self._performance_changed(s.detector, state, label.at))
         return findings
 
-    def _performance(self, detector: quality.ESR) -> State:
+    def _performance(self, detector: quality.ESR, *, loud: bool) -> State:
         before = self._verdict("performance").state
         alarm = self._settings.esr_run_length
-        if before == "confirmed" or detector.evalue >= alarm:
+        if before == "confirmed" or detector.evalue >= alarm or loud:
             return "confirmed"
         if detector.labels < self._settings.min_rows:
             return "insufficient"
@@ -303,7 +328,10 @@ class Monitor:
         grade: Severity = "none"
         if state == "confirmed":
             grade = quality.severity(facts["loss"], detector.null_level)
-            facts["since"] = _iso(detector.since)
+            facts["since"] = detector.since
+            if detector.evalue < self._settings.esr_run_length:
+                facts |= slices.alarm_facts(self._state.slices, self._reference)
+            facts["since"] = _iso(facts["since"])
         self._state.verdicts["performance"] = Verdict(state, grade)
         return self._finding("performance", state, grade, at, {"version": self.version, **facts})
 

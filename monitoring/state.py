@@ -6,6 +6,7 @@ import msgspec
 
 from monitoring import labels as join
 from monitoring import quality
+from monitoring.slices import Slices
 from monitoring.verdict import Verdict
 from monitoring.windows import Window
 
@@ -38,3 +39,4 @@ class MonitorState(msgspec.Struct):
     book: join.Book = msgspec.field(default_factory=join.Book)
     gauges: Gauges = msgspec.field(default_factory=Gauges)
     last_event: float | None = None
+    slices: Slices = msgspec.field(default_factory=Slices)

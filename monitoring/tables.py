@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,15 @@ def served(predictions: pa.Table) -> pa.Table:
     return predictions.sort_by([("_at", "ascending"), ("_seq", "ascending"), ("_id", "ascending")])
 
 
+def of_others(predictions: pa.Table, version: int) -> npt.NDArray[np.bool_]:
+    """Rows that neither this champion answered nor the candidate beside it: a former one's, or of a pinned version.
+
+    Their contract may be another one, in which a column is missing or means something else.
+    """
+    other = floats(predictions, "_version") != version
+    return np.asarray(other & (objects(predictions, "_arm") != "candidate"), bool)
+
+
 def seconds(table: pa.Table, name: str) -> Floats:
     """A timestamp column as unix seconds."""
     column = table.column(name)
@@ -45,7 +55,19 @@ def floats(table: pa.Table, name: str) -> Floats:
     column = table.column(name)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        # rows of two contracts in one table: the column was, or becomes, text
+        return np.array([_number(text) for text in column.to_pylist()], np.float64)
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+def _number(text: str | None) -> float:
+    if text is None or text in ("true", "false"):
+        return math.nan if text is None else float(text == "true")
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def objects(table: pa.Table, name: str) -> Objects:

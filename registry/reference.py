@@ -68,6 +68,7 @@ def build_reference(
         window: first and last event time of the rows, ISO 8601.
         at: event time of each row, unix seconds; then columns that follow the hour of the day keep `seasons`.
     """
+    loss = np.asarray(losses, np.float64)
     hours = None if at is None else np.asarray(np.floor(np.asarray(at, np.float64) / 3600.0) % HOURS, np.int64)
     columns = {}
     for c in contract.columns:
@@ -76,10 +77,10 @@ def build_reference(
             columns[c.name] = _category(data) if c.dtype == "string" else _number(data)
             columns[c.name]["null_peak"] = _null_peak(data)
             columns[c.name] |= _seasons(columns[c.name], data, hours) | _heeded(columns[c.name], data, score)
+            columns[c.name] |= _lost(columns[c.name], data, loss)
     values = score_values(contract.output, score)
     spec = _number(values) if values.dtype != object else _category(values)
     spec |= _seasons(spec, values, hours)
-    loss = np.asarray(losses, np.float64)
     loss = loss[np.isfinite(loss)]
     wanted = "mae" if contract.output.kind == "regression" else "log_loss"
     metric = wanted if wanted in metrics else next(iter(metrics), wanted)
@@ -181,8 +182,30 @@ def bins_of(spec: Spec, values: npt.NDArray[Any]) -> Counts:
     if spec["kind"] == "number":
         return _number_bins(spec, numbers(values))
     positions, default = _positions(spec)
-    found = [NULL if _missing(value) else positions.get(str(value), default) for value in values.tolist()]
-    return np.array(found, np.int64)
+    rows = values.tolist()
+    by_value = {value: NULL if _missing(value) else positions.get(str(value), default) for value in set(rows)}
+    return np.array([by_value[value] for value in rows], np.int64)
+
+
+def bin_name(spec: Spec, position: int) -> str:
+    """What the rows of a bin have in common, to be read by people.
+
+    >>> spec = {"kind": "number", "edges": [2.0, 2.5], "minimum": 1.0, "maximum": 3.0}
+    >>> [bin_name(spec, position) for position in (0, 3, 4, 5, 6)]
+    ['null', 'above 3', '1 to 2', '2 to 2.5', '2.5 to 3']
+    """
+    if spec["kind"] == "category":
+        special = ("null", "unseen", "other")
+        return special[position] if position < FIRST_CATEGORY else str(spec["values"][position - FIRST_CATEGORY])
+    low, high = spec["minimum"], spec["maximum"]
+    if position < FIRST_NUMBER:
+        below, above = ("none" if end is None else f"{end:g}" for end in (low, high))
+        return ("null", "infinite", f"below {below}", f"above {above}")[position]
+    ends = [low, *spec["edges"], high]
+    first, last = ends[position - FIRST_NUMBER : position - FIRST_NUMBER + 2]
+    if first is None:  # a reference without one finite value
+        return "finite"
+    return f"{first:g}" if first == last else f"{first:g} to {last:g}"
 
 
 def _count_numbers(spec: Spec, values: Floats) -> Counts:
@@ -239,6 +262,19 @@ def _heeded(spec: Spec, values: npt.NDArray[Any], score: Any) -> Spec:
     means = (np.bincount(bins, watched, minlength=width) + RIDGE * mean) / (rows + RIDGE)
     between = float(rows @ (means - mean) ** 2) / len(watched)
     return {"scores": means.tolist(), "importance": between / variance if variance > 0 else 0.0}
+
+
+def _lost(spec: Spec, values: npt.NDArray[Any], losses: Floats) -> Spec:
+    """Labelled rows of every bin, with mean and spread of their losses: what slices are compared with."""
+    if len(losses) != len(values) or not np.isfinite(losses).any():
+        return {}
+    usable = np.isfinite(losses)
+    bins, width, loss = bins_of(spec, values)[usable], len(spec["counts"]), losses[usable]
+    rows = np.bincount(bins, minlength=width)
+    held = np.maximum(rows, 1)
+    mean = np.bincount(bins, loss, minlength=width) / held
+    spread = np.sqrt(np.bincount(bins, (loss - mean[bins]) ** 2, minlength=width) / held)
+    return {"losses": {"rows": rows.tolist(), "mean": mean.round(6).tolist(), "sd": spread.round(6).tolist()}}
 
 
 def _normal(statistic: float, df: int) -> float:

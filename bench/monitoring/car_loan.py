@@ -1,7 +1,7 @@
 """M7: estimated quality on NannyML's car-loan data, which its wheel bundles; no part of Perene depends on it.
 
-pip download --no-deps -d build nannyml==0.13.1
-python -m bench.monitoring.car_loan build/nannyml-0.13.1-py3-none-any.whl --save
+bench/monitoring/setup
+python -m bench.monitoring.car_loan --save
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.monitoring.simulate import keep
+from bench.monitoring.keep import keep
 from monitoring.estimated import FINE, counted, estimate
 from monitoring.quality import null_level
 from monitoring.settings import MonitoringSettings
@@ -25,6 +25,7 @@ from registry.estimate import build_estimate
 from registry.loss import bounded_loss
 
 DATA = "nannyml/datasets/data/synthetic_car_loan_{}.csv"
+WHEEL = Path("build/bench/wheels/nannyml-0.13.1-py3-none-any.whl")
 CHUNK = 5_000
 OUTPUT = Output("classification", ("0", "1"))
 
@@ -90,7 +91,7 @@ def accuracy(truth: npt.NDArray[Any], score: npt.NDArray[Any]) -> float:
 def main() -> None:
     """Print the errors, save them if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel", type=Path)
+    parser.add_argument("wheel", type=Path, nargs="?", default=WHEEL)
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     rows = chunks(arguments.wheel)

@@ -17,16 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.monitoring import claims, streams, usual_rules
+from bench.monitoring.keep import FILE, Rows, keep
 from bench.monitoring.replayed import same_state
-from bench.serving.machine import RESULTS, facts
 
-FILE = RESULTS / "monitoring.json"
 FULL, THIN = 200, 10
-Rows = list[dict[str, Any]]
 Save = Callable[[str, Rows], None]
 
 
-def m1(replicates: int, save: Save, share: int = 1) -> Rows:
+def m1(replicates: int, save: Save, share: int = 1, only: str = "") -> Rows:
     """False episodes in 90 days of hourly windows without drift: at most one."""
     kinds = {
         "20 normals": (streams.normals(), {100: 1, 500: 1, 2000: 1}),
@@ -37,6 +35,8 @@ def m1(replicates: int, save: Save, share: int = 1) -> Rows:
     }
     rows = []
     for title, (make, sizes) in kinds.items():
+        if only not in title:
+            continue
         for n, part in sizes.items():
             count = max(replicates // part, 2)
             rows.append(
@@ -149,33 +149,19 @@ def _say(claim: str, row: Any) -> None:
     sys.stdout.flush()
 
 
-def keep(claim: str, rows: Rows) -> None:
-    """Keep the figures of one claim, beside those of the others."""
-    known = json.loads(FILE.read_text()) if FILE.is_file() else {}
-    if claim == "m1":  # hours of work: a thinner run does not replace a fuller one
-        fullest: dict[tuple[str, int], dict[str, Any]] = {}
-        for row in [*known.get("m1", {"rows": []})["rows"], *rows]:
-            case = (row["stream"], row["n"])
-            if case not in fullest or row["replicates"] >= fullest[case]["replicates"]:
-                fullest[case] = row
-        rows = list(fullest.values())
-    known[claim] = {"rows": rows, "machine": facts()}
-    text = json.dumps(known, indent=1, sort_keys=True).replace("Infinity", "null")
-    FILE.write_text(text + "\n")
-
-
 def main() -> None:
     """Run the claims that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help=f"{FULL} replicates instead of {THIN}")
     parser.add_argument("--replicates", type=int, help="this many instead")
     parser.add_argument("--share", type=int, default=1, help="the dearest streams of M1 get this part of them")
+    parser.add_argument("--stream", default="", help="of M1 only streams with this in their title")
     parser.add_argument("--save", action="store_true", help=f"keep the figures in {FILE}")
     parser.add_argument("--only", nargs="+", choices=sorted(CLAIMS), default=list(CLAIMS))
     arguments = parser.parse_args()
     save: Save = keep if arguments.save else lambda claim, rows: None
     for claim in arguments.only:
-        more = {"share": arguments.share} if claim == "m1" else {}
+        more = {"share": arguments.share, "only": arguments.stream} if claim == "m1" else {}
         CLAIMS[claim](arguments.replicates or (FULL if arguments.full else THIN), save, **more)
 
 

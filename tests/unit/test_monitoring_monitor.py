@@ -175,9 +175,10 @@ def test_a_label_before_its_prediction_waits_for_it() -> None:
 
 
 def test_only_the_champions_rows_are_judged_by_their_labels() -> None:
-    """Labels of another version or of a shadow say nothing about the champion; its inputs still count."""
+    """Labels of a candidate or of a shadow say nothing about the champion; a candidate's inputs still count."""
     made = predictions(200)
     other = made.set_column(made.schema.get_field_index("_version"), "_version", pa.array([2] * 200))
+    other = other.set_column(other.schema.get_field_index("_arm"), "_arm", pa.array(["candidate"] * 200))
     shadow = made.set_column(made.schema.get_field_index("_arm"), "_arm", pa.array(["shadow"] * 200))
     monitor = begin()
     monitor.observe(other, labels(other, error=50.0))

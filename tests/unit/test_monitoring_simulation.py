@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from bench.monitoring import claims, streams, usual_rules
+from bench.monitoring import beside, car_loan, claims, concept, streams, usual_rules
 from bench.monitoring.judged import judge_stream
 from bench.monitoring.replayed import same_state
 from bench.monitoring.streams import Make
 from monitoring.assess import assess
+from monitoring.estimated import FINE, counted, estimate
 from monitoring.settings import MonitoringSettings
 from monitoring.windows import DEPTH, Window
+from registry.estimate import build_estimate
+from registry.loss import bounded_loss
 
 SETTINGS = MonitoringSettings()
 
@@ -42,6 +47,15 @@ def test_the_usual_rules_alarm_on_the_same_streams() -> None:
     columns, windows, _ = usual_rules.evidently_alarms(100, m=2000, windows=20)
     assert columns > 0.4
     assert windows == 1.0
+
+
+def test_rules_in_common_use_are_compared_on_the_same_rows() -> None:
+    """The comparison that the page of evidence shows: theirs alarm on rows without drift, ours does not."""
+    rows = beside.quiet(n=100, m=2_000, windows=100, replicates=1)
+    found = {row["rule"]: row["windows_alarmed"] for row in rows}
+    assert found.pop(beside.OURS) == 0
+    assert min(found["Evidently, default"], found["PSI > 0.1"]) > 0.9
+    assert found["NannyML, default"] > 0.1
 
 
 def test_dependent_rows_alarm_where_neighbours_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +133,46 @@ def test_esr_is_silent_on_stable_and_better_losses_and_quick_on_worse() -> None:
     for rise, bar in ((0.10, 400), (0.20, 110)):
         late = [claims.esr_alarm(0.2 + rise, seed=s, labels=3000) or 3000 for s in range(20)]
         assert np.median(late) <= bar
+
+
+def test_estimated_accuracy_leaves_its_limits_where_the_real_one_does() -> None:
+    """M7 reduced, without its data: of ten chunks the last five hold fewer sure rows; no label is asked."""
+    rng = np.random.default_rng(0)
+
+    def drawn(n: int, spread: float) -> tuple[Any, Any]:
+        p = 1 / (1 + np.exp(-rng.normal(0, spread, n)))
+        return p, (rng.random(n) < p).astype(int)
+
+    p, y = drawn(50_000, 3.0)
+    both = np.column_stack([1 - p, p])
+    losses = bounded_loss(car_loan.OUTPUT, both, y.astype(str).astype(object), 1.0)
+    curve = build_estimate(car_loan.OUTPUT, {}, {}, both, y, losses)
+    assert curve is not None
+    known = [car_loan.accuracy(y[i : i + 5_000], p[i : i + 5_000]) for i in range(0, 50_000, 5_000)]
+    low = np.mean(known) - 3 * np.std(known)
+    errors, outside = [], []
+    for chunk in range(10):
+        p, y = drawn(5_000, 3.0 if chunk < 5 else 2.0)
+        found = estimate(curve, {FINE: counted(curve, p) or []})
+        assert found is not None
+        real = car_loan.accuracy(y, p)
+        errors.append(abs(found.metrics["accuracy"] - real))
+        outside.append((bool(found.metrics["accuracy"] < low), bool(real < low)))
+    assert np.mean(errors) <= 0.008
+    assert outside == [(False, False)] * 5 + [(True, True)] * 5
+
+
+@pytest.mark.parametrize(("kind", "ramp"), [("abrupt", 1), ("gradual", 1_000)])
+def test_concept_drift_is_found_in_streams_of_errors(kind: str, ramp: int) -> None:
+    """M8 reduced: error rates as the benchmark's champions have them, from the detector's own entry point."""
+    score = concept.Score()
+    for seed, (before, after) in enumerate([(0.02, 0.1), (0.05, 0.2), (0.1, 0.25), (0.2, 0.35), (0.3, 0.5)] * 3):
+        rng = np.random.default_rng(seed)
+        rate = np.full(9_000, before)
+        rate[7_000:] = before + (after - before) * np.minimum(np.arange(2_000) / ramp, 1.0)
+        score.add(concept.alarms((rng.random(9_000) < rate).astype(float)), concept.WITHIN[kind])
+    assert score.row()["f1"] >= 0.9
+    assert score.row()["false_per_1000"] <= 0.3
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -101,6 +101,8 @@ def test_a_null_share_that_the_reference_reached_in_a_block_is_not_a_fault() -> 
     spec = {**COLUMN, "counts": [610, 0, 0, 0, 200, 190], "null_peak": 0.95}
     calm, gone = (check_column("gust", spec, [k, 0, 0, 0, 500 - k, 0])[0] for k in (460, 500))
     assert (calm.large, gone.large, gone.hard) == (False, True, False)
+    whole = check_column("gust", {**spec, "null_peak": 1.0}, [500, 0, 0, 0, 0, 0])[0]
+    assert (whole.large, whole.p < 1e-9) == (False, True)
 
 
 def test_a_warm_summer_is_out_of_range_but_not_broken() -> None:
