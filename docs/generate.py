@@ -24,7 +24,15 @@ from perene.usage_settings import UsageSettings
 from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
 from retrain.settings import RetrainSettings
-from serving.settings import GpuSettings, JobSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
+from serving.settings import (
+    ExplainSettings,
+    GpuSettings,
+    JobSettings,
+    LimitSettings,
+    QueueSettings,
+    ServingSettings,
+    WebSettings,
+)
 
 ROOT: Final = Path(__file__).parent / "reference"
 MARK: Final = re.compile(r"(<!-- made: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -99,6 +107,7 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "gpu settings": lambda: settings_table(GpuSettings),
     "web settings": lambda: settings_table(WebSettings),
     "job settings": lambda: settings_table(JobSettings),
+    "explain settings": lambda: settings_table(ExplainSettings),
     "monitoring settings": lambda: settings_table(MonitoringSettings),
     "retrain settings": lambda: settings_table(RetrainSettings),
 }
