@@ -1,30 +1,36 @@
 """Evidently's report of a window beside the reference: it explains; our histograms decide.
 
-The only module that knows Evidently, which takes seconds and 300 MB to import: call `report_in_child`, which runs
-`python -m monitoring.evidently_report` and takes the memory back when that ends. One empty, infinite or missing
-column makes the whole of Evidently's report fail, so columns are checked first and left out by name.
+The only module that knows Evidently, which takes seconds and 300 MB to import: only processes that end call it. One
+empty, infinite or missing column makes the whole of Evidently's report fail, so columns are checked first and left out
+by name. Texts go into a script of its page as they are, and callers choose them: what could end that script is
+replaced.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from registry.contract import Contract
-from registry.errors import ConfigInvalid, StoreUnavailable
+from registry.contract import Column, Contract
+from registry.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    Frames = tuple[pd.DataFrame, pd.DataFrame]
+    """The window and the reference."""
+
+_Failed = dict[str, str]
 MAX_ROWS: Final = 20_000
 """More rows cost minutes and gigabytes (1 M rows: 157 s, 3 GB) and change no verdict."""
+MAX_COLUMNS: Final = 100
+"""Columns of one report; each costs a plot."""
+MAX_LEVELS: Final = 50
+"""Levels of a category that are told apart; the others count as one."""
+OTHERS: Final = "(other)"
 HTML: Final = "report.html"
 JSON: Final = "report.json"
 VERDICTS: Final = "verdicts.json"
@@ -46,83 +52,129 @@ def write_report(reference: pd.DataFrame, current: pd.DataFrame, contract: Contr
     Raises:
         ConfigInvalid: no column can be compared.
     """
-    left_out = {name: reason for name in contract.names if (reason := _unfit(name, reference, current))}
+    left_out = {c.name: reason for c in contract.columns if (reason := _unfit(c, reference, current))}
     usable = [c for c in contract.columns if c.name not in left_out]
+    left_out |= {c.name: f"more than {MAX_COLUMNS} columns" for c in usable[MAX_COLUMNS:]}
+    usable = usable[:MAX_COLUMNS]
     if not usable:
         raise ConfigInvalid("no column can be compared", where="columns", expected="values in both frames")
-    numbers = [c.name for c in usable if c.dtype in ("float", "int")]
-    frames = _prepare(current, usable), _prepare(reference, usable)
-    try:
-        snapshot = _run(frames, [c.name for c in usable], numbers)
-    except Exception:  # a third party's code on arbitrary data: one odd column must not cost the whole report
-        left_out |= _probe(frames, [c.name for c in usable], numbers)
-        fit = [c.name for c in usable if c.name not in left_out]
-        if not fit:
-            raise
-        snapshot = _run(frames, fit, [name for name in numbers if name in fit])
+    shown = shown_names([c.name for c in usable])
+    frames = _prepare(current, reference, {shown[c.name]: c for c in usable})
+    numbers = [shown[c.name] for c in usable if c.dtype in ("float", "int")]
+    snapshot, failed = _guarded(frames, list(shown.values()), numbers)
+    names = {safe: name for name, safe in shown.items()}
+    left_out |= {names[safe]: reason for safe, reason in failed.items()}
     to.mkdir(parents=True, exist_ok=True)
     snapshot.save_html(str(to / HTML))
     text = snapshot.json()
     (to / JSON).write_text(text)
-    drifted = _verdicts(json.loads(text))
+    drifted = {names[safe]: found for safe, found in _verdicts(json.loads(text)).items()}
     (to / VERDICTS).write_text(json.dumps({"drifted": drifted, "left_out": left_out}, indent=1, sort_keys=True))
     return ReportFiles(to / HTML, to / JSON, drifted, left_out)
 
 
-def report_in_child(
-    reference: Path, current: Path, contract: Path, to: Path, *, timeout_s: float = 300.0
-) -> ReportFiles:
-    """Write the report of two Parquet files in a child process that ends.
+def drifted_columns(reference: pd.DataFrame, current: pd.DataFrame, numbers: Sequence[str]) -> dict[str, bool]:
+    """Evidently's verdict on each column of two frames of plain floats and texts, without a report.
 
-    Raises:
-        StoreUnavailable: the child failed or did not end in time; monitoring goes on without the report.
+    A column on which it fails, or that has no values on one side, gets none.
     """
-    command = [sys.executable, "-m", "monitoring.evidently_report", "--reference", str(reference)]
-    command += ["--current", str(current), "--contract", str(contract), "--to", str(to)]
-    environment = {**os.environ, "DO_NOT_TRACK": "true"}
+    names = [str(n) for n in current if current[n].notna().any() and reference[n].notna().any()]
+    if not names:
+        return {}
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=timeout_s, env=environment)
-    except subprocess.TimeoutExpired as error:
-        raise StoreUnavailable("the report did not end in time", where="report", expected=f"{timeout_s:g} s") from error
-    except subprocess.CalledProcessError as error:
-        # only the exception's class: its text may hold data values
-        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
-        raise StoreUnavailable("the report failed", where="report", got=last[0].split(":")[0]) from error
-    facts = json.loads((to / VERDICTS).read_text())
-    return ReportFiles(to / HTML, to / JSON, facts["drifted"], facts["left_out"])
+        snapshot, _ = _guarded((current, reference), names, list(numbers), summary=False)
+    except Exception:  # as in `_guarded`: it fails on every single column
+        return {}
+    return _verdicts(json.loads(snapshot.json()))
 
 
-def _unfit(name: str, reference: pd.DataFrame, current: pd.DataFrame) -> str:
+def shown_names(names: Sequence[str]) -> dict[str, str]:
+    """A name for the page for each name: no two alike, and none that could end the page's script.
+
+    >>> shown_names(["a", "<b>"])
+    {'a': 'a', '<b>': '‹b›'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        base, number = _harmless(name) or "(unnamed)", 1
+        safe = base
+        while safe in found.values():
+            number += 1
+            safe = f"{base} ({number})"
+        found[name] = safe
+    return found
+
+
+def _unfit(column: Column, reference: pd.DataFrame, current: pd.DataFrame) -> str:
+    if column.policy != "store":
+        return f"not kept (policy {column.policy})"
     for label, frame in (("reference", reference), ("window", current)):
-        if name not in frame.columns:
+        if column.name not in frame.columns:
             return f"missing in the {label}"
-        if not frame[name].notna().any():
+        values = frame[column.name]
+        if not values.notna().any():
             return f"all null in the {label}"
+        if column.dtype in ("float", "int"):
+            try:
+                finite = _finite(values).notna().any()
+            except (TypeError, ValueError):  # another version's column of this name
+                return f"another type in the {label}"
+            if not finite:
+                return f"no finite value in the {label}"
     return ""
 
 
-def _prepare(frame: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
-    """At most `MAX_ROWS` rows, in the plain types that Evidently takes (nullable integers make it fail)."""
+def _finite(values: Any) -> Any:
+    """Plain floats, which Evidently takes (nullable integers make it fail), without infinities."""
     import numpy as np
+
+    return values.astype("float64").replace([np.inf, -np.inf], np.nan)
+
+
+def _prepare(current: pd.DataFrame, reference: pd.DataFrame, columns: dict[str, Column]) -> Frames:
+    """At most `MAX_ROWS` rows, `MAX_LEVELS` levels, and no text that could leave the page's script."""
     import pandas as pd
 
-    if len(frame) > MAX_ROWS:
-        frame = frame.sample(MAX_ROWS, random_state=0)
-    made = {}
-    for column in columns:
-        values = frame[column.name]
+    frames = [f.sample(MAX_ROWS, random_state=0) if len(f) > MAX_ROWS else f for f in (current, reference)]
+    made: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for name, column in columns.items():
+        sides: list[Any] = [frame[column.name] for frame in frames]
         if column.dtype in ("float", "int"):
-            made[column.name] = values.astype("float64").replace([np.inf, -np.inf], np.nan)
+            sides = [_finite(values) for values in sides]
         else:
-            made[column.name] = values.astype(object).where(values.notna(), None).map(_text)
-    return pd.DataFrame(made).reset_index(drop=True)
+            sides = [values.astype(object).where(values.notna(), None).map(_text) for values in sides]
+            # levels by the reference first: a window full of new ones must not push the known ones out
+            ranked = [*sides[1].value_counts().index[:MAX_LEVELS], *sides[0].value_counts().index[:MAX_LEVELS]]
+            kept = set(list(dict.fromkeys(ranked))[:MAX_LEVELS])
+            sides = [values.where(values.isna() | values.isin(kept), OTHERS) for values in sides]
+        for into, values in zip(made, sides, strict=True):
+            into[name] = values
+    first, second = (pd.DataFrame(found).reset_index(drop=True) for found in made)
+    return first, second
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else _harmless(str(value))[:60]
 
 
-def _run(frames: tuple[pd.DataFrame, pd.DataFrame], names: list[str], numbers: list[str]) -> Any:
+def _harmless(text: str) -> str:
+    """Evidently writes texts into a script of its page as they are, and callers choose them."""
+    return text.translate({ord("<"): "‹", ord(">"): "›", ord("&"): "＆", 0x2028: " ", 0x2029: " "})
+
+
+def _guarded(frames: Frames, names: list[str], numbers: list[str], *, summary: bool = True) -> tuple[Any, _Failed]:
+    """Evidently's result, without the columns on which it fails, and those."""
+    try:
+        return _run(frames, names, numbers, summary=summary), {}
+    except Exception:  # a third party's code on arbitrary data: one odd column must not cost the whole report
+        failed = _probe(frames, names, numbers)
+        fit = [name for name in names if name not in failed]
+        if not fit:
+            raise
+        return _run(frames, fit, numbers, summary=summary), failed
+
+
+def _run(frames: Frames, names: list[str], numbers: list[str], *, summary: bool = True) -> Any:
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset, DataSummaryPreset
 
@@ -131,17 +183,17 @@ def _run(frames: tuple[pd.DataFrame, pd.DataFrame], names: list[str], numbers: l
         categorical_columns=[n for n in names if n not in numbers],
     )
     current, reference = (Dataset.from_pandas(frame[names], data_definition=definition) for frame in frames)
-    report = Report([DataDriftPreset(columns=names), DataSummaryPreset(columns=names)], include_tests=True)
-    return report.run(current, reference)
+    presets = [DataDriftPreset(columns=names), *([DataSummaryPreset(columns=names)] if summary else [])]
+    return Report(presets, include_tests=True).run(current, reference)
 
 
-def _probe(frames: tuple[pd.DataFrame, pd.DataFrame], names: list[str], numbers: list[str]) -> dict[str, str]:
+def _probe(frames: Frames, names: list[str], numbers: list[str]) -> _Failed:
     """Columns on which Evidently fails by themselves."""
     failed = {}
     for name in names:
         try:
             _run(frames, [name], numbers)
-        except Exception as error:  # see write_report
+        except Exception as error:  # see _guarded
             failed[name] = f"evidently fails on it: {type(error).__name__}"
     return failed
 
@@ -153,19 +205,3 @@ def _verdicts(report: dict[str, Any]) -> dict[str, bool]:
         if params["type"].endswith(":ValueDrift"):
             found[params["column"]] = test["status"] == "FAIL"
     return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read two Parquet files and a contract, write the report."""
-    parser = argparse.ArgumentParser(prog="python -m monitoring.evidently_report", description=__doc__)
-    for name in ("reference", "current", "contract", "to"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parsed = parser.parse_args(arguments)
-    import pandas as pd
-
-    contract = Contract.from_dict(json.loads(parsed.contract.read_text()))
-    write_report(pd.read_parquet(parsed.reference), pd.read_parquet(parsed.current), contract, parsed.to)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from monitoring.known import KnownEvent
+
+_OWN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+_DETECTOR = r"^(ladder|evidently|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 
 
 class MonitoringSettings(BaseModel):
@@ -41,6 +44,17 @@ class MonitoringSettings(BaseModel):
         50_000
     )
 
+    detector: Annotated[
+        str, Field(pattern=_DETECTOR, description="what decides on drift: `ladder`, `evidently`, or `module:name`")
+    ] = "ladder"
+    daily_report: Annotated[bool, Field(description="write Evidently's report on every day that is over")] = False
+    performance_report: Annotated[
+        Literal["off", "daily", "weekly"], Field(description="write a report on every day, or week, that is over")
+    ] = "weekly"
+    metrics: Annotated[
+        tuple[Annotated[str, Field(pattern=_OWN)], ...],
+        Field(description="`module:name` of functions of labels and predictions, for these reports"),
+    ] = ()
     known_events: Annotated[
         tuple[KnownEvent, ...],
         Field(description="spans (name, start, end, columns): drift is recorded, not raised"),

@@ -15,6 +15,7 @@ from perene import __version__
 from perene.config import Settings, load
 from perene.erase_commands import add_to as add_erase_command
 from perene.events_commands import app as events_app
+from perene.explain_commands import add_to as add_explain_command
 from perene.job_commands import app as jobs_app
 from perene.key_commands import app as keys_app
 from perene.label_commands import add_to as add_label_commands
@@ -22,6 +23,7 @@ from perene.options import Config, Home, Json
 from perene.options import examples as _examples
 from perene.output import emit, fail, progress, say
 from perene.registry_commands import add_to
+from perene.report_commands import add_to as add_report_commands
 from perene.usage_commands import add_to as add_usage_command
 from perene.version_commands import add_to as add_version_commands
 from registry.errors import ConfigInvalid, NameInvalid, PereneError
@@ -282,7 +284,11 @@ def status(
         return
     now = ("finding", "run", "trial") if as_of is None else ("actor", "reason")
     shown = ("model", "champion", "candidate", "mode", "weight", *now, "at")
-    emit(read.overview(settings, name, day(as_of) if as_of else None), as_json=as_json, columns=shown)
+    rows = read.overview(settings, name, day(as_of) if as_of else None)
+    emit(rows, as_json=as_json, columns=shown)
+    for row in rows if not as_json else ():
+        for line in row.get("told", ()):
+            say(f"{row['model']}: {line}")
 
 
 @app.command()
@@ -334,7 +340,9 @@ def _label(text: str) -> Any:
     return value if isinstance(value, (int, float, bool, str)) else text
 
 
+add_explain_command(app)
 add_usage_command(app)
+add_report_commands(app)
 add_to(app)  # after those above: `--help` lists commands in this order
 add_erase_command(app)
 

@@ -28,6 +28,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Logged
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, Schema
 
 from registry.bundle import MANIFEST, ONNX, Bundle, read_bundle
@@ -195,6 +196,33 @@ class Store:
             about = Model.load(got)
             example = about.load_input_example(got) if about.saved_input_example_info else None
         return Path(got), dict(about.flavors), example if isinstance(example, pd.DataFrame) else None
+
+    def log_report(self, model: str, version: int, folder: Path, path: str) -> str:
+        """Copy a folder to the artifacts of the run that made `version`; its URI, empty when no run did.
+
+        The same path again is replaced.
+        """
+        with translated(), pointed(self._uri):
+            run = self._client.get_model_version(model, str(version)).run_id
+            if not run:
+                return ""
+            self._client.log_artifacts(run, str(folder), path)
+            return f"runs:/{run}/{path}"
+
+    def drop_report(self, uri: str) -> None:
+        """Remove what `log_report` copied to `uri`; what is gone already is no error."""
+        run, _, path = uri.removeprefix("runs:/").partition("/")
+        with translated(), pointed(self._uri):
+            try:
+                root = str(self._client.get_run(run).info.artifact_uri)
+                there = self._client.list_artifacts(run, path)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return
+            if there:
+                repository: Any = get_artifact_repository(root)
+                repository.delete_artifacts(path)
 
     def set_alias(self, model: str, alias: str, version: int | None) -> None:
         """Point `alias` at `version`, or remove it when `version` is None."""

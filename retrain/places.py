@@ -48,6 +48,6 @@ class Places:
         """Working folder of one retraining: specification, log, result."""
         return self.home / "runs" / run_id
 
-    def report(self, model: str, evidence_id: int) -> Path:
-        """Folder of the report that explains one finding."""
-        return self.home / "reports" / model / str(evidence_id)
+    def report(self, model: str, key: str) -> Path:
+        """Folder of one report on a model; `key` says what it is about."""
+        return self.home / "reports" / model / key

@@ -101,4 +101,4 @@ class WorkerSettings(BaseModel):
     signing_key: Path | None = Field(default=None, description="signs what retraining registers")
     allow_pickle: bool = Field(default=False, description="whether what becomes champion may be a pickle")
     trusted: tuple[str, ...] = Field(default=(), description="keys of which one must have signed what becomes champion")
-    reports: bool = Field(default=True, description="write an Evidently report when a finding is confirmed")
+    reports: bool = Field(default=True, description="write reports: on findings, and those that models ask for")

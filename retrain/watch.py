@@ -26,7 +26,7 @@ from registry.bundle import Bundle
 from registry.errors import ConfigInvalid, StoreUnavailable
 from registry.ledger import Ledger
 
-__all__ = ["Watch", "label_facts"]
+__all__ = ["Watch", "label_facts", "saved_snapshot"]
 
 WATCHED: tuple[Kind, ...] = ("prediction", "label")
 #: Lake files folded in one tick at most, so that a long backlog does not delay the lease or another model.
@@ -63,6 +63,16 @@ def label_facts(ledger: Ledger, model: str) -> dict[str, Any] | None:
         return None
     parked = len(book.orphans) + len(book.given_up)
     return {**facts(book.maturity, book.watermark), "parked": parked, "unmatched": saved.unmatched}
+
+
+def saved_snapshot(ledger: Ledger, model: str, champion: Bundle, settings: MonitoringSettings) -> dict[str, Any]:
+    """What the monitor of this champion knew at the worker's last turn; empty when there is none of it."""
+    body = ledger.load_state(f"worker:{model}")
+    saved = msgspec.msgpack.decode(body, type=_Saved) if body else _Saved()
+    try:
+        return Monitor.restore(saved.monitor, champion.contract, champion.reference, settings).snapshot()
+    except ConfigInvalid:  # none yet, of another champion, or of another version of Perene
+        return {}
 
 
 @dataclass
@@ -119,13 +129,17 @@ class Watch:
         known = self.lake.read(self.model, "label", files=labels)
         self._remember(made)
         made, known = self._in_stream(made), self._in_stream(known)
-        findings = monitor.observe(made, known)
-        monitor.mark_consumed(self._names([*predictions, *labels]))
-        for finding in findings:
-            self._record(finding, token)
-        self._clock(made, known)
-        self._settle(monitor)
-        self._save(token)
+        try:
+            findings = monitor.observe(made, known)
+            monitor.mark_consumed(self._names([*predictions, *labels]))
+            for finding in findings:
+                self._record(finding, token)
+            self._clock(made, known)
+            self._settle(monitor)
+            self._save(token)
+        except BaseException:  # a detector failed, or the ledger is away: what is half folded in is begun anew
+            self.monitor, self._loaded = None, False
+            raise
         return findings
 
     def _state(self) -> _Saved:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from monitoring.findings import Finding
 from monitoring.lake import Lake
 from monitoring.metrics import WorkerMetrics
+from monitoring.settings import MonitoringSettings
 from monitoring.upkeep_run import Job
 from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
@@ -28,7 +29,7 @@ from retrain.child import Spec
 from retrain.gauges import Gauges
 from retrain.leader import Leader
 from retrain.places import Places
-from retrain.reports import Reports
+from retrain.reports import ALARMS, Reports
 from retrain.runs import Concluded, Runs, run_id
 from retrain.scheduler import Clock
 from retrain.settings import RetrainSettings, WatchSettings, WorkerSettings
@@ -72,7 +73,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.runs = Runs(self.ledger, self.places)
         self.trials = Trials(self.ledger, self.lake, self.settings.policy)
-        self.reports = Reports(self.places, self.lake)
+        self.reports = Reports(self.places, self.ledger, self.gauges.metrics)
         self.upkeep = Upkeep(self.places, self.gauges.metrics, self.settings.upkeep_s)
         self.aliases = AliasWatch(self.places, self.settings.policy, self.settings.trusted, self.settings.allow_pickle)
 
@@ -92,7 +93,7 @@ class Worker:
             self.gauges.metrics.start(deployments)
             for model, deployment in deployments.items():
                 self._turn(model, deployment, token)
-            self.reports.tend(quiet=not self.runs.busy)
+            self.reports.tend(quiet=not self.runs.busy, token=token)
             self.aliases.tend(self.ledger.revision(), token=token, quiet=not self.runs.busy)
             self.upkeep.tend(lambda: self._upkeep_jobs(deployments), quiet=not self.runs.busy)
         except LeaseLost:
@@ -116,13 +117,15 @@ class Worker:
             findings = watch.feed(champion, deployment.champion, token=token)
             m.labels_received_total.labels(model).inc(max(watch.labels - labels, 0))
             m.labels_unmatched_total.labels(model).inc(max(watch.unmatched - unmatched, 0))
-            self._explain(findings, champion)
+            self._explain(findings, deployment.champion, table.monitoring)
             now = watch.now() if table.retrain and table.retrain.clock == "event" else self.wall()
             self.gauges.monitor(model, watch.snapshot())
             if watch.label_at:
                 m.label_last_timestamp_seconds.labels(model).set(watch.label_at)
             if (clock := watch.now()) is not None:
                 m.monitor_event_timestamp_seconds.labels(model).set(clock.timestamp())
+            if self.settings.reports:
+                self.reports.look(model, deployment.champion, table.monitoring, now)
             if now is not None:
                 self.gauges.reference_age(model, champion.reference, now)
                 if table.retrain is not None:
@@ -164,6 +167,7 @@ class Worker:
         self._try(model, deployment, champion, settings, now, token)
         ended = self.trials.ended_at(model)
         facts = occasion.facts(self.ledger, watch, settings, now, busy=self.runs.busy, ended_at=ended)
+        self.gauges.waiting(model, facts)
         trigger = decide(facts, cooldown=settings.cooldown, min_labels=settings.min_labels)
         if trigger.reason is None:
             return
@@ -227,13 +231,14 @@ class Worker:
                 return None
         return self._bundles[model, version]
 
-    def _explain(self, findings: list[Finding], champion: Bundle) -> None:
+    def _explain(self, findings: list[Finding], version: int, settings: MonitoringSettings) -> None:
         for finding in findings:
             log.info("monitor.finding: %s is %s", finding.kind, finding.state, extra={"model": finding.model})
-            if self.settings.reports and finding.state in ("confirmed", "broken"):
+            if self.settings.reports and finding.state in ALARMS:
                 rows = self.ledger.evidence(finding.model, "finding", limit=20)
                 found = [row.id for row in rows if row.body == finding.to_dict()]
-                self.reports.ask(finding.model, found[0] if found else 0, champion.contract)
+                if found:
+                    self.reports.ask(finding.model, found[0], version, finding.at, settings)
 
     def _upkeep_jobs(self, deployments: Mapping[str, Deployment]) -> list[Job]:
         """What may be merged or removed of each model: of a deployed one only what its watch has folded and saved."""
@@ -256,6 +261,7 @@ class Worker:
     def _forget(self) -> None:
         """Leadership changed: what is in memory may be stale, the ledger is not."""
         self.upkeep.stop()
+        self.reports.stop()
         self.runs.stop()
         self._watches.clear()
         self.gauges.forget()

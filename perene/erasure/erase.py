@@ -35,6 +35,7 @@ from perene.erasure.work import Work
 from registry.errors import ConfigInvalid, ModelUnknown, StoreUnavailable
 from registry.ledger import Ledger
 from registry.names import check_name
+from retrain.report_run import lock_of
 
 __all__ = ["Asked", "Done", "erase", "rehearse"]
 
@@ -43,6 +44,7 @@ SETTLE_S: Final = 0.5
 ROUNDS: Final = 5
 UPKEEP_S: Final = 180.0
 """A round of upkeep takes two minutes at most."""
+REPORT_S: Final = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def rehearse(settings: Settings, asked: Asked, *, places: Sequence[Place] | None
     wanted, texts = _wanted(settings, asked, time.time())
     ids, since = _collect(settings.places.home, lake, wanted)
     aim = Aim(wanted.with_ids(ids), texts, since)
-    return [item for place in places or all_places(settings.places.home, lake, asked.model) for item in place.find(aim)]
+    chosen = places or all_places(settings.places.home, lake, asked.model, settings.places)
+    return [item for place in chosen for item in place.find(aim)]
 
 
 def erase(settings: Settings, asked: Asked, *, places: Sequence[Place] | None = None) -> Done:
@@ -102,12 +105,13 @@ def erase(settings: Settings, asked: Asked, *, places: Sequence[Place] | None = 
     """
     home = settings.places.home
     lake = _lake(settings, asked.model)
-    chosen = places or all_places(home, lake, asked.model)
+    chosen = places or all_places(home, lake, asked.model, settings.places)
     folder = home / "erasures"
     with _worded(), spools.held(folder / "lock", "another erasure"):
         with ExitStack() as stack:
             # upkeep first: while it ends its round the shipper may go on
             stack.enter_context(spools.held(home / "upkeep" / "lock", "upkeep of the lake", UPKEEP_S))
+            stack.enter_context(spools.held(lock_of(home), "a report", REPORT_S))
             if (home / "spool").is_dir():
                 stack.enter_context(spools.held(home / "spool" / "shipper.lock", "the shipper"))
             names = _named(settings, asked)

@@ -25,6 +25,8 @@ from monitoring.erasure.lake_files import KINDS, Change, lake_hits, rewrite
 from monitoring.erasure.wanted import Wanted
 from monitoring.lake import Lake
 from registry.errors import StoreUnavailable
+from retrain.places import Places as Stores
+from retrain.report_run import LOGGED
 
 __all__ = ["Aim", "Item", "Place", "Plan", "all_places"]
 
@@ -202,9 +204,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Reports on findings, made from samples of a model's rows, which have no ids: all that may hold some go."""
+    """Reports, made from a model's rows, which have no ids: all that may hold some go, and MLflow's copies too."""
 
     folder: Path
+    stores: Stores | None = None
     name: str = "reports"
 
     def find(self, aim: Aim) -> list[Item]:
@@ -223,7 +226,16 @@ class Reports:
         """Remove them; the findings stay in the ledger."""
         for item in self.find(aim):
             plan(item)
+            self._drop_copy(self.folder / item.name / LOGGED)
             shutil.rmtree(self.folder / item.name, ignore_errors=True)
+
+    def _drop_copy(self, told: Path) -> None:
+        """First the copy: what says where it is goes with the report."""
+        if not told.exists() or self.stores is None:
+            return
+        from registry.mlflow_store import Store
+
+        Store(self.stores.tracking_uri, self.stores.artifacts).drop_report(json.loads(told.read_text())["uri"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +293,7 @@ def remnants(place: str, path: Path, aim: Aim) -> list[Item]:
     return [Item(place, path.name, "remnant", len(left), "remnant")] if left else []
 
 
-def all_places(home: Path, lake: Lake, model: str) -> list[Place]:
+def all_places(home: Path, lake: Lake, model: str, stores: Stores | None = None) -> list[Place]:
     """Every place of an installation; what holds no subject is not among them, and what cannot be cleared is named."""
     run = home / "run"
     return [
@@ -296,7 +308,7 @@ def all_places(home: Path, lake: Lake, model: str) -> list[Place]:
                 Table("deliveries", ("id",), ("body",)),
             ),
         ),
-        Reports(home / "reports" / model),
+        Reports(home / "reports" / model, stores),
         Logs(home),
     ]
 

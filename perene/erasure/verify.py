@@ -39,7 +39,7 @@ def verify(settings: Settings, path: Path, *, subject: str | None = None) -> lis
         aim = _aim(found, lake, subject)
     except StoreUnavailable as error:
         return [*problems, f"tombstone: {error.message}: {error.where}"]
-    for place in all_places(settings.places.home, lake, found["model"]):
+    for place in all_places(settings.places.home, lake, found["model"], settings.places):
         problems += [f"{item.place}: {item.rows} {item.kind}(s) in {item.name}" for item in place.find(aim)]
     return problems + list(_restored(found, lake))
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from monitoring.detectors import DetectorFailed
 from monitoring.lake import Lake
 from monitoring.settings import MonitoringSettings
 from registry.bundle import Bundle, read_bundle
 from registry.ledger import LEADER, Ledger
 from retrain.watch import Watch
+from tests.integration import own
 from tests.integration import retrain_toy as toy
 
 
@@ -81,3 +83,32 @@ def test_the_table_of_a_stray_is_kept_in_the_lake(tmp_path: Path) -> None:
     stray(world, datetime(2026, 11, 21, tzinfo=UTC))
     table: pa.Table = Lake(tmp_path / "events").read(toy.MODEL, "prediction")
     assert table.num_rows == 1
+
+
+def test_a_detector_that_fails_in_the_middle_of_a_batch_folds_nothing_in_twice(
+    tmp_path: Path, champion: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn fails; once it works again, state and findings are those of a stream without a failure."""
+    toy.World(tmp_path).play(6, shift=15.0)
+    settings = MonitoringSettings(window_max_age_s=86_400, detector="tests.integration.own:far")
+    lake, watches = Lake(tmp_path / "events"), []
+    for name in ("smooth", "interrupted"):
+        ledger = Ledger.open(f"sqlite:///{tmp_path / name}.db")
+        token = ledger.acquire(LEADER, "test", 60)
+        assert token is not None
+        watch = Watch(toy.MODEL, ledger, lake, settings)
+        if name == "interrupted":
+            monkeypatch.setattr(own, "FAILS_ON", 5)
+            for _ in range(2):
+                monkeypatch.setattr(own, "ASKED", 0)
+                with pytest.raises(DetectorFailed):
+                    watch.feed(champion, 1, token=token)
+            assert ledger.load_state(f"worker:{toy.MODEL}") is None
+            monkeypatch.setattr(own, "FAILS_ON", 0)
+        findings = watch.feed(champion, 1, token=token)
+        assert watch.monitor is not None
+        rows = [row.body for row in ledger.evidence(toy.MODEL, "finding")]
+        watches.append((watch.monitor.state(), watch.labels, [f.to_dict() for f in findings], rows))
+        ledger.close()
+    assert watches[0] == watches[1]
+    assert watches[0][2]

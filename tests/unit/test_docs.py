@@ -18,7 +18,7 @@ import registry
 import registry.errors
 import serving.errors
 from docs import generate
-from grafana.dashboard import rows
+from grafana.rows import rows
 from monitoring.catalogue import CATALOGUE
 from monitoring.metrics import ServeMetrics
 from monitoring.settings import MonitoringSettings
