@@ -7,14 +7,12 @@ deleted. A crash in between repeats the same range, which gives the same files.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,7 +23,7 @@ from monitoring.journal import SUFFIXES
 from monitoring.lake import Lake
 from monitoring.ranges import Range, SpoolReader
 from monitoring.recovery import recover
-from monitoring.spool import SUFFIX
+from monitoring.spool_file import SUFFIX, locked
 from registry import process_log
 from registry.child import die_with_parent
 from registry.errors import PereneError
@@ -36,25 +34,6 @@ _ORPHAN_AGE_S = 60.0
 """A lock without its spool is swept after this time: its writer died while starting, or was drained."""
 
 _log = logging.getLogger("perene.monitoring.shipper")
-
-
-@contextmanager
-def _held(path: Path, flags: int = 0) -> Iterator[bool]:
-    """Try to hold the advisory lock of a file; yields whether it is ours. A dead holder holds nothing."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
 
 
 def ship_once(spool_dir: Path, lake: Lake, *, min_rows: int, max_age_s: float, now: float) -> int:
@@ -72,7 +51,7 @@ def ship_once(spool_dir: Path, lake: Lake, *, min_rows: int, max_age_s: float, n
     if not spool_dir.is_dir():
         return 0
     moved = 0
-    with _held(spool_dir / "shipper.lock", os.O_CREAT) as ours:
+    with locked(spool_dir / "shipper.lock", os.O_CREAT) as ours:
         if not ours:
             return 0
         for path in sorted(spool_dir.rglob(f"*{SUFFIX}")):
@@ -85,7 +64,7 @@ def ship_once(spool_dir: Path, lake: Lake, *, min_rows: int, max_age_s: float, n
 
 
 def _ship_spool(path: Path, lake: Lake, *, min_rows: int, max_age_s: float, now: float) -> int:
-    with _held(path.with_suffix(".lock")) as dead:
+    with locked(path.with_suffix(".lock")) as dead:
         if dead:
             recover(path)
         reader = SpoolReader(path)
@@ -120,7 +99,7 @@ def _remove(path: Path) -> None:
 def _sweep(spool_dir: Path, now: float) -> None:
     """Remove what a process that died while making or removing a spool left behind."""
     for lock in [p for p in spool_dir.rglob("*.lock") if p.name != "shipper.lock"]:
-        with _held(lock) as dead:
+        with locked(lock) as dead:
             old = lock.exists() and now - lock.stat().st_mtime > _ORPHAN_AGE_S
             if dead and old and not lock.with_suffix(SUFFIX).exists():
                 drafts = [lock.with_suffix(suffix) for suffix in SUFFIXES]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-__all__ = ["SUFFIX", "connect", "create", "wipe_log"]
+__all__ = ["SUFFIX", "connect", "create", "locked", "wipe_log"]
 
 SUFFIX = ".spool"
 _SCHEMA = """
@@ -55,3 +57,22 @@ def create(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, flags: int = 0) -> Iterator[bool]:
+    """Try to hold the advisory lock of a file; yields whether it is ours. A dead holder holds nothing."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)

@@ -19,7 +19,7 @@ from perene.batch import chosen, from_cache, from_store
 from perene.config import Settings
 from registry.errors import ConfigInvalid, PereneError, StoreUnavailable
 from registry.private import addresses, write_private
-from retrain.report_run import BUSY, EMPTY, Kind, Spec
+from retrain.report_spec import BUSY, EMPTY, Kind, Spec
 from retrain.settings import WatchSettings
 
 __all__ = ["ReportRefused", "make"]

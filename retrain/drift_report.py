@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from monitoring.compared import Compared, Window, compared
 from monitoring.lake import Lake
 from registry.ledger import Ledger
+from retrain.report_spec import Spec, begun, bundle_of
 
 if TYPE_CHECKING:
     from retrain.places import Places
-    from retrain.report_run import Spec
 
 __all__ = ["write_drift_report"]
 
@@ -23,7 +23,6 @@ def write_drift_report(spec: Spec, places: Places, draft: Path) -> dict[str, Any
     """Write Evidently's files into the folder `draft`; what is known of them, or None when there are too few rows."""
     from monitoring.contributions import FILE, contribution_shift
     from monitoring.evidently_report import write_report
-    from retrain.report_run import begun, bundle_of
 
     facts: dict[str, Any] = {"begun": begun(), "version": spec.version}
     # before the first row is read: an erasure goes by the age of a report's oldest file

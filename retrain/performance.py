@@ -22,11 +22,11 @@ from registry.contract import Contract
 from registry.ledger import Ledger
 from registry.original import Answers
 from retrain.performance_page import page
+from retrain.report_spec import Spec, begun, bundle_of
 from retrain.watch import saved_snapshot
 
 if TYPE_CHECKING:
     from retrain.places import Places
-    from retrain.report_run import Spec
 
 __all__ = ["HTML", "MARKDOWN", "write_performance"]
 
@@ -38,7 +38,6 @@ _LIMIT: Final = 5_000
 
 def write_performance(spec: Spec, places: Places, draft: Path) -> dict[str, Any] | None:
     """Write both files into the folder `draft`; what is known of them, or None when nothing was answered."""
-    from retrain.report_run import begun, bundle_of
 
     facts: dict[str, Any] = {"begun": begun(), "version": spec.version}
     # before the first row is read: an erasure goes by the age of a report's oldest file

@@ -18,7 +18,7 @@ from registry.card import interval
 from registry.reference import NULL, UNSEEN
 
 if TYPE_CHECKING:
-    from retrain.report_run import Spec
+    from retrain.report_spec import Spec
 
 __all__ = ["page"]
 

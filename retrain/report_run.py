@@ -14,58 +14,20 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import msgspec
 
 from registry import process_log
-from registry.bundle import read_bundle
 from registry.child import die_with_parent
 from registry.errors import LeaseLost, PereneError
 from registry.ledger import Ledger
 from registry.private import LEDGER, TRACKING, taken
 from retrain.places import Places
+from retrain.report_spec import BUSY, EMPTY, EVIDENCE, FACTS, LEASE_LOST, LOGGED, Spec, lock_of
 
-__all__ = ["BUSY", "EMPTY", "EVIDENCE", "FACTS", "LEASE_LOST", "Kind", "Spec", "lock_of", "main", "make"]
-
-Kind = Literal["finding", "daily", "asked", "performance"]
-EVIDENCE: Final = "report"
-"""Kind of the rows in the ledger that tell of reports."""
-FACTS: Final = "facts.json"
-"""What a report's folder says of itself: written with it."""
-LOGGED: Final = "logged.json"
-"""Where MLflow has a copy: what erases one, erases the other."""
-BUSY: Final = 73
-LEASE_LOST: Final = 75
-EMPTY: Final = 3
-"""Exit status: there is too little to report on."""
-
-
-class Spec(msgspec.Struct, frozen=True):
-    """What to make. Bounds are event time, microseconds since 1970; `last` attempts go on without MLflow."""
-
-    kind: Kind
-    key: str
-    model: str
-    version: int
-    home: str
-    bundle: str
-    lake_url: str = ""
-    low: int | None = None
-    high: int | None = None
-    finding: int | None = None
-    settings: dict[str, Any] = {}
-    out: str = ""
-    last: bool = True
-    token: int | None = None
-    parent: int = 0
-
-
-def lock_of(home: Path) -> Path:
-    """Who makes reports, or erases people from them, holds this; no model's name begins with a dot."""
-    return home / "reports" / ".lock"
+__all__ = ["main", "make"]
 
 
 def make(spec: Spec, places: Places) -> dict[str, Any] | None:
@@ -142,16 +104,6 @@ def _alone(home: Path) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def begun() -> str:
-    """Now, as facts tell it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def bundle_of(spec: Spec) -> Any:
-    """The champion's bundle."""
-    return read_bundle(Path(spec.bundle))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from registry.ledger import Ledger
 from registry.private import addresses, write_private
 from retrain.places import Places
 from retrain.process import Child
-from retrain.report_run import BUSY, EMPTY, EVIDENCE, LEASE_LOST, Kind, Spec
+from retrain.report_spec import BUSY, EMPTY, EVIDENCE, LEASE_LOST, Kind, Spec
 
 __all__ = ["Reports", "Task", "period"]
 

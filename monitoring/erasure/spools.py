@@ -24,7 +24,7 @@ from monitoring.erasure.wanted import Wanted, identifiers, without
 from monitoring.events import encoder
 from monitoring.journal import SUFFIXES, Kind, Record, read_segment
 from monitoring.recovery import recover
-from monitoring.spool import SUFFIX, connect
+from monitoring.spool_file import SUFFIX, connect, locked
 from registry.errors import StoreUnavailable
 
 __all__ = [
@@ -101,34 +101,15 @@ def names_model(path: Path, model: str) -> bool:
 
 def alive(path: Path) -> bool:
     """Whether somebody writes to a spool."""
-    with _dead(path) as dead:
+    with locked(path.with_suffix(".lock")) as dead:
         return not dead
 
 
 def settle(path: Path) -> None:
     """Bring what only the journal of a dead spool holds into the spool, where it can be found."""
-    with _dead(path) as dead:
+    with locked(path.with_suffix(".lock")) as dead:
         if dead:
             recover(path)
-
-
-@contextmanager
-def _dead(path: Path) -> Iterator[bool]:
-    """Whether nobody writes a spool any more; if so, nobody begins to."""
-    try:
-        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
 
 
 def spool_hits(path: Path, wanted: Wanted) -> tuple[set[str], Found | None]:

@@ -35,7 +35,7 @@ from perene.erasure.work import Work
 from registry.errors import ConfigInvalid, ModelUnknown, StoreUnavailable
 from registry.ledger import Ledger
 from registry.names import check_name
-from retrain.report_run import lock_of
+from retrain.report_spec import lock_of
 
 __all__ = ["Asked", "Done", "erase", "rehearse"]
 
@@ -83,12 +83,13 @@ class Done:
 
 def rehearse(settings: Settings, asked: Asked, *, places: Sequence[Place] | None = None) -> list[Item]:
     """What would go, without changing anything."""
-    lake = _lake(settings, asked.model)
-    wanted, texts = _wanted(settings, asked, time.time())
-    ids, since = _collect(settings.places.home, lake, wanted)
-    aim = Aim(wanted.with_ids(ids), texts, since)
-    chosen = places or all_places(settings.places.home, lake, asked.model, settings.places)
-    return [item for place in chosen for item in place.find(aim)]
+    with _worded():
+        lake = _lake(settings, asked.model)
+        wanted, texts = _wanted(settings, asked, time.time())
+        ids, since = _collect(settings.places.home, lake, wanted)
+        aim = Aim(wanted.with_ids(ids), texts, since)
+        chosen = places or all_places(settings.places.home, lake, asked.model, settings.places)
+        return [item for place in chosen for item in place.find(aim)]
 
 
 def erase(settings: Settings, asked: Asked, *, places: Sequence[Place] | None = None) -> Done:
@@ -104,7 +105,8 @@ def erase(settings: Settings, asked: Asked, *, places: Sequence[Place] | None = 
         StoreUnavailable: a store, the shipper or upkeep is in the way; the same command goes on later.
     """
     home = settings.places.home
-    lake = _lake(settings, asked.model)
+    with _worded():
+        lake = _lake(settings, asked.model)
     chosen = places or all_places(home, lake, asked.model, settings.places)
     folder = home / "erasures"
     with _worded(), spools.held(folder / "lock", "another erasure"):
@@ -131,7 +133,7 @@ def _worded() -> Iterator[None]:
     """A disk or a file that is in the way is one error of ours."""
     try:
         yield
-    except (OSError, sqlite3.Error, msgspec.MsgspecError) as error:
+    except (OSError, sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
         raise StoreUnavailable(
             f"the erasure was broken off: {why}", where="home", hint="mend it and run the command again: it goes on"

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from monitoring.erasure.wanted import Wanted
 from monitoring.lake import Lake
 from registry.errors import StoreUnavailable
 from retrain.places import Places as Stores
-from retrain.report_run import LOGGED
+from retrain.report_spec import LOGGED
 
 __all__ = ["Aim", "Item", "Place", "Plan", "all_places"]
 
@@ -150,8 +150,8 @@ class Table:
     name: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
-    entity_of: Callable[[object], str | None] = lambda _: None
-    """Reads the entity in the first column, for rows that have no answer and so no ids yet."""
+    entities_of: Callable[[Sequence[object]], Collection[str]] = lambda _: ()
+    """Reads the entities in these columns, for rows that have no answer and so no ids yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Rows:
             for row in db.execute(f"SELECT {', '.join((*table.key, *table.columns))} FROM {table.name}"):  # noqa: S608
                 cells = row[len(table.key) :]
                 data = b"\0".join(_bytes(cell) for cell in cells)
-                if table.entity_of(cells[0]) in aim.texts or spools.ids_within(data, aim.wanted.ids):
+                if not aim.texts.isdisjoint(table.entities_of(cells)) or spools.ids_within(data, aim.wanted.ids):
                     found.append(tuple(row[: len(table.key)]))
         return found
 
@@ -304,7 +304,7 @@ def all_places(home: Path, lake: Lake, model: str, stores: Stores | None = None)
             "jobs",
             run / "jobs.db",
             (
-                Table("jobs", ("id",), ("asked", "answer"), partial(_asked_about, model)),
+                Table("jobs", ("id",), ("model", "asked", "answer"), partial(_asked_about, model)),
                 Table("deliveries", ("id",), ("body",)),
             ),
         ),
@@ -313,21 +313,24 @@ def all_places(home: Path, lake: Lake, model: str, stores: Stores | None = None)
     ]
 
 
-def _asked_about(model: str, asked: object) -> str | None:
-    """The entity of a prediction of a model that waits for its answer."""
+def _asked_about(model: str, cells: Sequence[object]) -> set[str]:
+    """Whom a prediction of a model that waits for its answer may be about: all that its body and headers name."""
+    of, asked, _ = cells
+    if of != model:  # the path need not name it: `/predict` is the default model's
+        return set()
     try:
         request = msgspec.msgpack.decode(_bytes(asked))
-        if model not in request["params"].values():
-            return None
-        headers = dict(request["headers"])
-        body = json.loads(request["body"])
+        named, text = [dict(request["headers"]).get("x-entity")], request["body"]
     except (msgspec.MsgspecError, ValueError, KeyError, TypeError):
-        return None
-    given = body if isinstance(body, dict) else {}
-    parameters = given.get("parameters")
-    inner = parameters.get("entity") if isinstance(parameters, dict) else None
-    found = given.get("entity") or inner or headers.get("x-entity")
-    return found if isinstance(found, str) else None
+        return set()
+    try:
+        body = json.loads(text)
+    except ValueError:  # its headers count all the same
+        body = None
+    if isinstance(body, dict):
+        parameters = body.get("parameters")
+        named += [part.get("entity") for part in (body, parameters) if isinstance(part, dict)]
+    return {name for name in named if isinstance(name, str)}
 
 
 def _at(word: str, data: bytes) -> Iterator[re.Match[bytes]]:

@@ -22,7 +22,7 @@ from registry.original import Answers
 from registry.reference import build_reference
 from retrain.performance import _quality
 from retrain.performance_page import page
-from retrain.report_run import Spec
+from retrain.report_spec import Spec
 
 EVIL = "<script>alert(1)</script>|x"
 START = datetime(2026, 3, 2, tzinfo=UTC)

@@ -20,7 +20,7 @@ from perene.erasure.places import Aim, Item
 from perene.erasure.places import Reports as ErasedReports
 from registry.ledger import Ledger
 from retrain.places import Places
-from retrain.report_run import FACTS, LOGGED, lock_of
+from retrain.report_spec import FACTS, LOGGED, lock_of
 from retrain.reports import Reports
 from tests.integration import retrain_toy as toy
 
