@@ -57,15 +57,17 @@ def _lines(rule: Rule, runbooks: str) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or check a rule file; 0 when it is current, 2 when a number is none of the rules'."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER", dest="numbers")
-    parser.add_argument("--runbooks", default=RUNBOOKS, metavar="ADDRESS")
-    asked, rest = parser.parse_known_args(argv)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=NUMBER", dest="numbers", help="another limit; repeatable"
+    )
+    parser.add_argument("--runbooks", default=RUNBOOKS, metavar="ADDRESS", help="folder or address of the pages")
+    asked, _ = parser.parse_known_args(argv)
     try:
         limits = limits_from(asked.numbers)
     except ConfigInvalid as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return keep_current("monitoring.alerts", lambda: render(limits, runbooks=asked.runbooks), rest)
+    return keep_current("monitoring.alerts", lambda: render(limits, runbooks=asked.runbooks), argv, options=[parser])
 
 
 if __name__ == "__main__":

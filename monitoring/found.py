@@ -28,6 +28,8 @@ __all__ = ["Kept", "find"]
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _EARLIER_S: Final = 3_600.0
 """By how much a machine's clock may have gone back between the id of a prediction and its way to the disk."""
+_LATEST_S: Final = 253_402_300_799.0
+"""The end of the last year that a date can have: what claims to be younger was never given out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def find(lake: Lake, spools: Path, model: str, ids: Iterable[str]) -> dict[str, 
     Raises:
         StoreUnavailable: the lake cannot be read.
     """
-    wanted = {identifier for identifier in ids if _ID.match(identifier)}
+    wanted = {identifier for identifier in ids if _ID.match(identifier) and _seconds(identifier) < _LATEST_S}
     if not wanted:
         return {}
     # spools before the lake: on their way rows are in both for a moment, and never in neither
@@ -71,7 +73,8 @@ def _waiting(spools: Path, model: str, wanted: set[str]) -> dict[str, Kept]:
         try:
             with closing(connect(path)) as database:
                 found |= _in_spool(database, model, wanted - found.keys(), since)
-        except sqlite3.OperationalError:  # it was emptied and removed meanwhile: the lake has its rows
+        # it was emptied and removed meanwhile: the lake has its rows; or it is damaged, or none of ours
+        except (sqlite3.DatabaseError, msgspec.MsgspecError):
             continue
         if len(found) == len(wanted):
             break

@@ -8,9 +8,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def keep_current(module: str, render: Callable[[], str], argv: Sequence[str] | None = None) -> int:
-    """`python -m MODULE --write FILE` or `--check FILE`; 0 when the file is current."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+def keep_current(
+    module: str,
+    render: Callable[[], str],
+    argv: Sequence[str] | None = None,
+    *,
+    options: Sequence[argparse.ArgumentParser] = (),
+) -> int:
+    """`python -m MODULE --write FILE` or `--check FILE`; 0 when the file is current.
+
+    Args:
+        module: who writes the file.
+        render: the file's text.
+        argv: the command line, else this process's.
+        options: parsers of options that the caller has read already, for the help.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", parents=options, allow_abbrev=False)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", type=Path, metavar="FILE", help="exit 1 when FILE is not current")
     action.add_argument("--write", type=Path, metavar="FILE", help="bring FILE up to date")

@@ -34,6 +34,8 @@ _LARGE = 16_384
 _NOTE = struct.Struct("<Q")
 """At the very beginning: the next number when an event was counted without a record."""
 _START = _NOTE.size
+_MOST = 1 << 48
+"""More events than one process ever has: a note beyond is a damaged one, and no number to count losses by."""
 _WIPE_BYTES = 1 << 20
 
 _log = logging.getLogger("perene.monitoring.journal")
@@ -176,10 +178,13 @@ class Journal:
 
 
 def read_segment(path: Path) -> tuple[list[Record], int]:
-    """The records of a segment up to the first that is not whole, and the next number that it notes."""
+    """The whole records of a segment, and the next number that it notes.
+
+    After a loss of power one in the middle may be missing: those behind it are there, and their numbers tell of it.
+    """
     data = path.read_bytes()
     noted = _NOTE.unpack_from(data)[0] if len(data) >= _START else 0
-    return list(_records(data)), noted
+    return list(_records(data)), noted if noted < _MOST else 0
 
 
 def _records(data: bytes) -> Iterator[Record]:
@@ -187,10 +192,11 @@ def _records(data: bytes) -> Iterator[Record]:
     while at + _HEAD.size + _FACTS.size <= len(data):
         length, check = _HEAD.unpack_from(data, at)
         body = data[at + _HEAD.size : at + _HEAD.size + length]
-        if length < _FACTS.size or len(body) < length or zlib.crc32(body) != check:
+        if length < _FACTS.size or len(body) < length:
             return
-        first, count, kind = _FACTS.unpack_from(body)
-        yield Record(first, count, Kind(kind), body[_FACTS.size :])
+        if zlib.crc32(body) == check:
+            first, count, kind = _FACTS.unpack_from(body)
+            yield Record(first, count, Kind(kind), body[_FACTS.size :])
         at += _HEAD.size + length
 
 

@@ -47,6 +47,9 @@ def check_lake_url(url: str) -> None:
         ConfigInvalid: see `lake_root`.
     """
     if "://" not in url:
+        if url.partition(":")[0].lower() in _OPTIONS and ":" in url:
+            # taken for a folder, it would be one of this machine, which nobody looks for
+            raise _refused("has no // after its kind")
         return
     kind = url.partition("://")[0]
     if kind not in _OPTIONS:

@@ -248,8 +248,19 @@ def settled(look: Callable[[], T]) -> T:
 
 
 def day_of(key: Key) -> date:
-    """The day that a file's folder is of, by the time of its events."""
-    return date.fromisoformat(key.parent.name.removeprefix("date="))
+    """The day that a file's folder is of, by the time of its events.
+
+    Raises:
+        StoreUnavailable: it is of none: somebody else put the file there.
+    """
+    try:
+        return date.fromisoformat(key.parent.name.removeprefix("date="))
+    except ValueError:
+        raise StoreUnavailable(
+            f"a file of the event lake is in no folder of a day: {key}",
+            where="lake_url",
+            hint="move it out of the lake",
+        ) from None
 
 
 def recorded_versions(files: Sequence[Key]) -> list[int]:

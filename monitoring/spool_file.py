@@ -6,10 +6,10 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["SUFFIX", "connect", "create", "locked", "wipe_log"]
+__all__ = ["SUFFIX", "connect", "create", "locked"]
 
 SUFFIX = ".spool"
 _SCHEMA = """
@@ -34,13 +34,6 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON").fetchone()
     return connection
-
-
-def wipe_log(path: Path) -> bool:
-    """Empty the write-ahead log of a spool, where copies of deleted rows remain; false when a reader is in the way."""
-    with closing(connect(path)) as connection:
-        busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    return not busy
 
 
 def create(path: Path) -> None:

@@ -65,7 +65,8 @@ def erase(
     else:
         emit({"predictions": found["predictions"], **found["removed"], "receipt": str(done.path)}, as_json=False)
     if not found["removed"]:
-        say("nothing of it was there: mind the spelling, it must be the entity exactly as callers send it")
+        mind = "mind the spelling, it must be the entity exactly as callers send it"
+        say(f"nothing of it was there: {mind if name is not None else 'no event has this id'}")
     if found["may_have_learned"]:
         say(f"versions {found['may_have_learned']} were trained after its first event, and may have learned from it")
     _tell_unfinished(settings)

@@ -8,9 +8,11 @@ from typing import Any
 
 from perene.config import Settings
 from perene.told import meaning, of_version, sentence, standing
-from registry.errors import ModelUnknown
+from registry.bundle import read_bundle
+from registry.errors import BundleCorrupt, ModelUnknown
 from registry.ledger import Deployment, Ledger
-from retrain.watch import label_facts
+from retrain.settings import WatchSettings
+from retrain.watch import label_facts, saved_snapshot
 
 FINDINGS = 500
 """Newest findings that are looked through for alarms that stand."""
@@ -28,7 +30,11 @@ def overview(settings: Settings, name: str | None = None, as_of: datetime | None
         if name and found[0][1] is None:
             raise ModelUnknown(f"model '{name}' has no deployment", hint="perene models lists what is registered")
         rows = [deployment for _, deployment in found if deployment is not None]
-        return [_row(settings, ledger, row) if as_of is None else _deployment(row) for row in rows]
+        if as_of is not None:
+            return [_deployment(row) for row in rows]
+        now = [_row(settings, ledger, row) for row in rows]
+        # of one model only: it takes its bundle
+        return [row | {"watch": _watched(settings, ledger, rows[0])} for row in now] if name else now
 
 
 def history(settings: Settings, name: str) -> list[dict[str, Any]]:
@@ -56,6 +62,20 @@ def _row(settings: Settings, ledger: Ledger, deployment: Deployment) -> dict[str
         "report": reports[0].body["key"] if reports else None,
         "labels": label_facts(ledger, deployment.model),
     }
+
+
+def _watched(settings: Settings, ledger: Ledger, deployment: Deployment) -> dict[str, Any]:
+    """States of the champion, why those that are insufficient are, and the slices whose loss rose; {} if not known."""
+    model, version = deployment.model, deployment.champion
+    try:
+        champion = read_bundle(settings.places.bundle(model, version))
+    except BundleCorrupt:  # not in this machine's cache
+        return {}
+    facts = saved_snapshot(ledger, model, champion, settings.models.get(model, WatchSettings()).monitoring)
+    if not facts:
+        return {}
+    shown = {name: facts[name] for name in ("states", "reasons", "predictions", "predictions_foreign")}
+    return {**shown, "worst_slices": facts["performance"]["worst_slices"]}
 
 
 def _reports(settings: Settings, ledger: Ledger, model: str, alarms: set[int]) -> list[str]:

@@ -22,7 +22,7 @@ __all__ = ["write_drift_report"]
 def write_drift_report(spec: Spec, places: Places, draft: Path) -> dict[str, Any] | None:
     """Write Evidently's files into the folder `draft`; what is known of them, or None when there are too few rows."""
     from monitoring.contributions import FILE, contribution_shift
-    from monitoring.evidently_report import write_report
+    from monitoring.evidently_report import VERDICTS, write_report
 
     facts: dict[str, Any] = {"begun": begun(), "version": spec.version}
     # before the first row is read: an erasure goes by the age of a report's oldest file
@@ -51,7 +51,7 @@ def write_drift_report(spec: Spec, places: Places, draft: Path) -> dict[str, Any
         "columns": len(files.drifted),
         "left_out": files.left_out,
         "moved_answers": shift["columns"][:5],
-        "files": [files.html.name, files.json.name, FILE],
+        "files": [files.html.name, files.json.name, VERDICTS, FILE],
     }
 
 

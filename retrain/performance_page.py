@@ -62,12 +62,13 @@ def page(spec: Spec, bundle: Bundle, period: Period, quality: Mapping[str, Any],
 def _state(snapshot: Mapping[str, Any]) -> Section:
     if not snapshot:
         return Section("State now", ("The worker has no state of this champion yet.",))
-    rows = [(kind.replace("_", " "), snapshot["states"][kind]) for kind in KINDS]
+    why = snapshot["reasons"]
+    rows = [(kind.replace("_", " "), snapshot["states"][kind], why.get(kind, "")) for kind in KINDS]
     action = snapshot["diagnosis"]
     return Section(
         "State now",
         (f"{action['action'].replace('_', ' ')}: {action['reason']}.",),
-        (Table(("kind", "state"), rows),),
+        (Table(("kind", "state", "why"), rows),),
     )
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -184,8 +184,3 @@ def period(every: str, now: datetime, model: str, version: int) -> tuple[str, st
 def micros(moment: datetime | None) -> int | None:
     """A time in microseconds since 1970."""
     return None if moment is None else int(moment.timestamp() * 1_000_000)
-
-
-def asked(model: str, version: int, **more: Any) -> Task:
-    """A report that a person asks for."""
-    return Task("asked", f"asked-{datetime.now(UTC):%Y%m%dT%H%M%S%f}", model, version, **more)

@@ -6,7 +6,6 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -152,9 +151,3 @@ def _body(spec: Spec) -> dict[str, Any]:
 
 def _lasted(run: Run) -> float:
     return max((datetime.now(run.started_at.tzinfo) - run.started_at).total_seconds(), 0.0)
-
-
-def log_tail(places: Places, identifier: str, lines: int = 20) -> list[str]:
-    """The end of a run's log, for `perene status`."""
-    path: Path = places.run(identifier) / "log.txt"
-    return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []

@@ -120,6 +120,8 @@ class Watch:
     def feed(self, champion: Bundle, version: int, *, token: int) -> list[Finding]:
         """Fold in the files that arrived; record findings, then the state, both under the leader's token."""
         monitor = self._monitor(champion, version)
+        if self.saved is None and self._saved.version:
+            self._save(token)  # what is left to the former champion must not grow when this turn, or the worker, fails
         listed = {kind: self.lake.files(self.model, kind) for kind in WATCHED}
         predictions, labels = (self._fresh(monitor, listed[kind]) for kind in WATCHED)
         if not predictions and not labels:
@@ -127,9 +129,9 @@ class Watch:
         monitor.settle_consumed(name for files in listed.values() for name in self._names(files))
         made = self.lake.read(self.model, "prediction", files=predictions)
         known = self.lake.read(self.model, "label", files=labels)
-        self._remember(made)
-        made, known = self._in_stream(made), self._in_stream(known)
         try:
+            self._remember(made)
+            made, known = self._in_stream(made), self._in_stream(known)
             findings = monitor.observe(made, known)
             monitor.mark_consumed(self._names([*predictions, *labels]))
             for finding in findings:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,6 +139,11 @@ class Worker:
         except PereneError as error:
             m.monitor_failures_total.labels(model).inc()
             log.warning("retrain.turn_failed: %s", error, extra={"model": model, "code": error.code})
+        except Exception as error:  # odd data, a foreign file, somebody's detector: it is this model's trouble alone
+            m.monitor_failures_total.labels(model).inc()
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            extra = {"model": model, "where": f"{Path(where.filename).name}:{where.lineno}"}
+            log.error("retrain.turn_broke: %s", type(error).__name__, extra=extra)  # its text may quote values
 
     def _count_rollbacks(self, deployment: Deployment) -> None:
         """Rollbacks are made elsewhere too (by command, by another leader): they are read off the ledger."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 IDS = "perene.ids"
+RECEIVED = "perene.received"
 """Where a scope says how the answers are named, if not by new ids."""
 INLINE_BYTES = 64 * 1024
 """Larger bodies take milliseconds, so they take a thread: other requests do not wait for them."""
@@ -75,7 +76,7 @@ def prediction(
         read = asked.read
         if caller.limits is not None:
             read = await charged(service, caller, read, pinned or model.champion, heavy=heavy)
-        who = Who(caller.id, request_id, pinned, request.scope.get(IDS, uuid7s))
+        who = Who(caller.id, request_id, pinned, request.scope.get(IDS, uuid7s), request.scope.get(RECEIVED))
         with service.residents.using(model.name):
             done = await service.plane.predict(model, read, who, heavy=heavy)
         encoding = time.perf_counter()

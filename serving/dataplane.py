@@ -56,6 +56,8 @@ class Who:
     pinned: Version | None
     ids: Callable[[int], list[str]] = uuid7s
     """Names the answers."""
+    received: float | None = None
+    """When the request came, unix seconds, where it had to wait for its answer: what is erased meanwhile is of then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Record(msgspec.Struct, frozen=True):
     entity: str
     key: str
     latency_ms: float
+    received: float | None = None
+    """None is now."""
 
 
 class _Served(msgspec.Struct, frozen=True):
@@ -138,7 +142,8 @@ class DataPlane:
         ran = await self._run(model, choice, read, batch, pinned)
         batch, answer = ran.batch, ran.answer
         ids = who.ids(len(batch.rows))
-        record = Record(ran.arm, batch.rows, batch.at, batch.entity or "", who.key, (time.perf_counter() - began) * 1e3)
+        taken = (time.perf_counter() - began) * 1e3
+        record = Record(ran.arm, batch.rows, batch.at, batch.entity or "", who.key, taken, who.received)
         if self._strict:
             await asyncio.wrap_future(self._spool.append_durable(self._answered(ran.version, record, answer, ids)))
             self._logged["prediction"] += len(ids)
@@ -218,7 +223,7 @@ class DataPlane:
         self._logged["shadow" if record.arm == "shadow" else "prediction"] += len(ids)
 
     def _answered(self, version: Version, record: Record, answer: Answer, ids: Sequence[str]) -> Answered:
-        now = self._clock()
+        now = self._clock() if record.received is None else record.received
         at = now if record.at is None else record.at
         return Answered(
             version.contract,

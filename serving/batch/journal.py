@@ -19,7 +19,6 @@ from serving.batch.refusals import BatchRefused
 
 FILE: Final = "journal"
 FORMAT: Final = 1
-_BLOCK: Final = 1024 * 1024
 
 
 class Model(msgspec.Struct, frozen=True):

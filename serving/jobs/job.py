@@ -14,8 +14,6 @@ State = Literal["queued", "running", "done", "failed", "cancelled", "dead"]
 Kind = Literal["batch", "predict"]
 STATES: Final[tuple[State, ...]] = ("queued", "running", "done", "failed", "cancelled", "dead")
 KINDS: Final[tuple[Kind, ...]] = ("batch", "predict")
-OPEN: Final = frozenset(("queued", "running"))
-"""States that a job leaves by itself."""
 FIRST_S: Final = 1.0
 LAST_S: Final = 300.0
 

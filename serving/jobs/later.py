@@ -23,7 +23,7 @@ from monitoring.ids import uuid7
 from registry.errors import PereneError, StoreUnavailable
 from serving.access.auth import Caller
 from serving.access.idempotency import key_of
-from serving.answering import IDS, INLINE_BYTES, Understand, target
+from serving.answering import IDS, INLINE_BYTES, RECEIVED, Understand, target
 from serving.errors import Limited, status_of
 from serving.jobs.job import Failure, Job, ids_of, told
 from serving.jobs.queue import failure_of
@@ -248,5 +248,6 @@ def _request(asked: Asked, job: Job) -> Request:
         "path_params": asked.params,
         "state": {},
         IDS: ids_of(job.id),
+        RECEIVED: job.created,
     }
     return Request(scope, receive)

@@ -28,7 +28,8 @@ _TUNNELS: Final = tuple(
     map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
 )
 """IPv6 addresses that carry one of IPv4, which may be a private one."""
-_HOST: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z|[0-9a-f:.]{2,45}\Z")
+_LABEL: Final = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST: Final = re.compile(rf"(?!.{{254}}){_LABEL}(?:\.{_LABEL})*\Z|(?=[^:]*:)[0-9a-f:.]{{2,45}}\Z")
 Resolve = Callable[[str, int], list[str]]
 
 
@@ -88,7 +89,7 @@ def is_public(address: str) -> bool:
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
             return is_public(str(found.ipv4_mapped))
-        if any(found in network for network in _TUNNELS):
+        if found.is_site_local or any(found in network for network in _TUNNELS):
             return False
     return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
 
@@ -113,7 +114,7 @@ def send(target: Target, body: bytes, headers: dict[str, str], *, resolver: Reso
     deadline = time.monotonic() + SECONDS
     try:
         addresses = resolver(target.host, target.port)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter of a name that cannot be one
         raise Undelivered("the host has no address") from None
     if not target.trusted and not all(map(is_public, addresses)):
         raise Undelivered("the host has an address that is not public", final=True)

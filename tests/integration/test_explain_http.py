@@ -28,6 +28,8 @@ from tests.integration.serving_toy import ROW, Cache, Served, offset_bundle, pol
 
 PATH = "/models/toy/explain"
 UNKNOWN = "0198c0de-0000-7000-8000-000000000000"
+NEVER = "ffffffff-ffff-7fff-bfff-ffffffffffff"
+"""An id of the year 10889."""
 
 
 def desk_of(served: Served) -> Explanations:
@@ -100,9 +102,10 @@ def test_recorded_predictions_are_explained_wherever_the_log_has_them(cache: Cac
             ids = (await served.predict(rows))["prediction_ids"]
             by_rows = await explain(served, {"rows": rows})
             await asyncio.sleep(0.1)
-            waiting = await explain(served, {"prediction_ids": [ids[1], UNKNOWN, ids[0], "no id", ids[1]]})
-            assert [one.get("prediction_id") for one in waiting] == [ids[1], UNKNOWN, ids[0], "no id", ids[1]]
-            assert [one["error"]["code"] for one in waiting if "error" in one] == ["prediction_unknown"] * 2
+            asked = [ids[1], UNKNOWN, ids[0], "no id", ids[1], NEVER]
+            waiting = await explain(served, {"prediction_ids": asked})
+            assert [one.get("prediction_id") for one in waiting] == asked
+            assert [one["error"]["code"] for one in waiting if "error" in one] == ["prediction_unknown"] * 3
             for one, other in ((waiting[2], by_rows[0]), (waiting[0], by_rows[1]), (waiting[4], by_rows[1])):
                 assert {**one, "prediction_id": None} == {**other, "prediction_id": None}
             later = (await served.predict([ROW]))["prediction_ids"]
@@ -110,6 +113,7 @@ def test_recorded_predictions_are_explained_wherever_the_log_has_them(cache: Cac
         home = cache.folder.parent
         ship_once(home / "spool", Lake(home / "events"), min_rows=1, max_age_s=0.0, now=time.time() + 1)
         assert not path.exists()
+        (home / "spool" / "z.spool").write_bytes(b"not a database" * 100)  # a stranger's file costs nobody an answer
         async with serving(cache, toy) as served:
             shipped = await explain(served, {"prediction_ids": [*ids, *later]})
             assert [one["attributions"] for one in shipped] == [

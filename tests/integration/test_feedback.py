@@ -224,5 +224,8 @@ def test_gauges_and_status_tell_how_long_labels_take(tmp_path: Path, established
         assert value("perene_labels_received_total", {"model": toy.MODEL}) == 3 * toy.PER_DAY
     finally:
         worker.close()
-    row = overview(load(home=home))[0]
+    row = overview(load(home=home), toy.MODEL)[0]
     assert row["labels"]["p50_s"] == 3_600.0
+    watch = row["watch"]
+    assert watch["predictions"] == 3 * toy.PER_DAY
+    assert set(watch["reasons"]) == {kind for kind, state in watch["states"].items() if state == "insufficient"}

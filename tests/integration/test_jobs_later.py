@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from monitoring.events import PredictionEvent
+from monitoring.ids import uuid7
+from monitoring.lake import Lake
+from monitoring.pseudonyms import plain
+from monitoring.shipper import ship_once
+from monitoring.tombstones import Tombstone
 from perene.cli import app
 from serving.errors import JobUnknown
 from serving.jobs.job import Failure, Job, ids_of
-from serving.jobs.queue import opened
+from serving.jobs.later import Asked
+from serving.jobs.queue import Queue, opened
+from serving.jobs.store import Store
 from serving.settings import JobSettings
 from tests.integration.jobs_server import body, jobs
 from tests.integration.serving_app import metrics, run
@@ -64,6 +73,38 @@ def test_a_prediction_that_can_wait_is_answered_and_logged_once(cache: Cache, ke
         assert {event.key for event in events} == {cache.keys[0].id}
 
     run(scenario)
+
+
+def test_what_waited_while_its_subject_was_erased_does_not_reach_the_lake(cache: Cache, key: str) -> None:
+    """Its events are of when it was handed in, whenever it is answered: the tombstone holds for them, too."""
+    came = time.time() - 1_000
+    home = cache.folder.parent
+    lake = Lake(home / "events")
+    whom = [("anna", came), ("anna", came + 20), ("bert", came)]
+
+    async def scenario() -> None:
+        async with jobs(cache, key) as at:
+            for entity, when in whom:
+                asked = msgspec.msgpack.encode(
+                    Asked("/predict", {}, [("content-type", "application/json"), ("x-entity", entity)], "r", body(ROW))
+                )
+                queue = Queue(Store(at.run), JobSettings(), clock=lambda when=when: when)  # type: ignore[misc]
+                job = Job(id=uuid7(), kind="predict", model="toy", version=0, key=cache.keys[0].id, asked=asked)
+                queue.add(job)
+                queue.store.close()
+                assert (await at.ended(f"/jobs/{job.id}"))["state"] == "done"
+            path = at.served.spool.path
+            events = [event for event in stored_events(path) if isinstance(event, PredictionEvent)]
+            assert [(event.at, event.received) for event in events] == [(when, when) for _, when in whom]
+        lake.tombstones.add(Tombstone("toy", came + 10, [plain("anna")]))
+        ship_once(home / "spool", lake, min_rows=1, max_age_s=-1.0, now=time.time())
+
+    run(scenario)
+    table = lake.read("toy", "prediction")
+    left = zip(table.column("_entity").to_pylist(), table.column("_received").to_pylist(), strict=True)
+    assert sorted((name, when.timestamp()) for name, when in left) == sorted(
+        (plain(name), pytest.approx(when, abs=1e-3)) for name, when in whom[1:]
+    )
 
 
 def test_what_no_answer_can_mend_is_refused_at_once(cache: Cache, key: str) -> None:

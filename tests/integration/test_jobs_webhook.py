@@ -194,6 +194,9 @@ def test_a_name_is_resolved_once_and_never_to_a_private_address(receiver: Receiv
         "https://127.0.0.1/",
         "https://[::1]/",
         "https://[::ffff:10.0.0.1]/",
+        "https://[fec0::1]/",
+        "https://a..b/",
+        f"https://{'a' * 64}.example/",
         "https://user:secret@hooks.example/",
         "https://hooks.example/#x",
         "https://hooks.example/a b",
@@ -269,6 +272,12 @@ def test_tls_of_somebody_else_is_refused(receiver: Receiver) -> None:
     with pytest.raises(Undelivered, match=r"TLS|reached"):
         send(Target("localhost", receiver.server_port, "/", True, True), b"{}", {}, resolver=_loopback)
     assert receiver.heard == []
+
+
+def test_a_name_that_cannot_be_one_is_a_failed_attempt() -> None:
+    """The resolver says so in another way than that there is no address; it must not be tried for ever."""
+    with pytest.raises(Undelivered, match="no address"):
+        send(Target("a..b", 443, "/", True, False), b"{}", {})
 
 
 def test_real_names_are_resolved() -> None:

@@ -177,6 +177,30 @@ def test_a_record_that_was_being_written_ends_the_journal(tmp_path: Path) -> Non
         assert recover(spool.path) == Recovered(events=2, lost=0, uncounted=0, refused=0)
 
 
+def test_a_damaged_record_costs_itself_and_is_counted(tmp_path: Path) -> None:
+    """Pages of a mapping reach the disk in any order: after a loss of power one may be missing before others."""
+    spool = _abandoned(tmp_path / "spool", [_answered(n) for n in range(1, 6)])
+    segment = spool.path.with_suffix(SUFFIXES[0])
+    data = segment.read_bytes()
+    assert data.count(b"id-3") == 1
+    segment.write_bytes(data.replace(b"id-3", b"\0\0\0\0"))
+    assert recover(spool.path) == Recovered(events=4, lost=1, uncounted=1, refused=0)
+    assert [row["_id"] for row in _drain(tmp_path / "spool", tmp_path / "lake")] == ["id-1", "id-2", "id-4", "id-5"]
+    assert Claims(tmp_path / "spool").take() == 1
+
+
+@pytest.mark.parametrize("bit", [63, 50])
+def test_a_damaged_note_neither_stops_the_shipper_nor_counts_as_losses(tmp_path: Path, bit: int) -> None:
+    """The number at the front of a segment has no checksum; what no process can have counted is not believed."""
+    spool = _abandoned(tmp_path / "spool", [_answered(n) for n in range(1, 4)])
+    segment = spool.path.with_suffix(SUFFIXES[0])
+    data = bytearray(segment.read_bytes())
+    data[bit // 8] |= 1 << bit % 8
+    segment.write_bytes(data)
+    assert len(_drain(tmp_path / "spool", tmp_path / "lake")) == 3
+    assert Claims(tmp_path / "spool").take() == 0
+
+
 def test_events_without_room_in_the_journal_are_counted_and_missed_exactly(tmp_path: Path) -> None:
     """A full journal neither waits nor raises: the spool counts, and after a kill recovery counts the same."""
     spool = Spool.open(tmp_path / "spool", commit_interval_s=NEVER, journal_bytes=4_096)

@@ -123,6 +123,16 @@ def test_a_file_that_rotted_is_named(lake: Lake, tmp_path: Path) -> None:
         assert key.name in f"{caught.value.message} {caught.value.where}"
 
 
+def test_a_file_in_a_folder_that_is_no_day_is_named(lake: Lake) -> None:
+    """Somebody put it there; it is not for us to leave it out in silence."""
+    key = lake.files("toy", "prediction")[3]
+    stray = key.parent.with_name("date=backup") / key.name
+    _write(lake, stray, lake.read("toy", "prediction", files=[key]))
+    for work in (lambda: _rows(_recorded(lake).slices()), lambda: usage(lake, low=None, high=None)):
+        with pytest.raises(StoreUnavailable, match=r"no folder of a day: .*date=backup"):
+            work()
+
+
 def test_labels_of_a_few_rows_are_those_of_a_join(tmp_path: Path) -> None:
     """The newest of several revisions, from later files, and nothing for those that have none."""
     lake = Lake(tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -205,3 +207,33 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         Spool.open(tmp_path / "file" / "spool")
+
+
+OUT_OF_HANDLES = """
+import os, resource, sys, time
+from pathlib import Path
+from monitoring.events import LabelEvent
+from monitoring.spool import Spool
+
+label = LabelEvent("id-1", "m", 1.0, 1.0, 1.0)
+with Spool.open(Path(sys.argv[1]), commit_interval_s=0.01) as spool:
+    spool.append_durable([label]).result(10)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    held = []
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        time.sleep(2.5)
+    for handle in held:
+        os.close(handle)
+    spool.append_durable([label]).result(10)
+    print(spool.stats().stored)
+"""
+
+
+def test_commits_go_on_after_the_process_was_out_of_file_handles(tmp_path: Path) -> None:
+    """Thousands of connections at once may use them all up: labels are taken again once some are free."""
+    command = [sys.executable, "-c", OUT_OF_HANDLES, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("2", 0), done.stderr

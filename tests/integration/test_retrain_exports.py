@@ -152,3 +152,16 @@ def test_a_damaged_file_fails_the_turn_and_not_the_worker(home: Path, caplog: py
             damaged.unlink()
             assert worker.tick()
             assert value(worker, "monitor_last_success_timestamp_seconds", model=toy.MODEL) is not None
+
+
+def test_what_nobody_foresaw_fails_the_turn_and_not_the_worker(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that somebody put beside the days: the turn is counted as failed, and the next model has its own."""
+    foreign = home / "events" / f"model={toy.MODEL}" / "kind=prediction" / "export.parquet"
+    foreign.write_bytes(next(foreign.parent.rglob("*.parquet")).read_bytes())
+    with working(home) as worker:
+        assert worker.tick()
+        assert value(worker, "monitor_failures_total", model=toy.MODEL) == 1
+        assert "retrain.turn_broke: ValueError" in caplog.text
+        foreign.unlink()
+        assert worker.tick()
+        assert value(worker, "monitor_last_success_timestamp_seconds", model=toy.MODEL) is not None

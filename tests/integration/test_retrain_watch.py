@@ -112,3 +112,24 @@ def test_a_detector_that_fails_in_the_middle_of_a_batch_folds_nothing_in_twice(
         ledger.close()
     assert watches[0] == watches[1]
     assert watches[0][2]
+
+
+def test_a_worker_that_restarts_after_a_change_of_champion_misses_nothing(tmp_path: Path, champion: Bundle) -> None:
+    """What comes between the change and the new champion's first rows is watched, with a restart and without one."""
+    states = []
+    for name in ("steady", "restarted"):
+        home = tmp_path / name
+        world = toy.World(home)
+        world.play(2, shift=5.0)
+        watch = watched(home, champion)
+        token = watch.ledger.acquire(LEADER, "test", 60)
+        assert token is not None
+        watch.feed(champion, 2, token=token)
+        world.play(3, shift=5.0)
+        if name == "restarted":
+            watch = Watch(toy.MODEL, watch.ledger, watch.lake, watch.settings)
+        watch.feed(champion, 2, token=token)
+        assert watch.monitor is not None
+        states.append(watch.monitor.state())
+    assert states[0] == states[1]
+    assert states[0] != b""

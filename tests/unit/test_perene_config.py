@@ -181,6 +181,8 @@ SECRET = "hunter2"
         f"gs://bucket/events#{SECRET}",
         f"https://bucket/{SECRET}",
         f"s3:///{SECRET}",
+        f"s3:/bucket/{SECRET}",
+        f"GS:bucket/{SECRET}",
     ],
 )
 def test_a_lake_with_a_secret_in_its_url_is_refused(tmp_path: Path, url: str) -> None:
