@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from serving.batch.job import Report
 
 INTERRUPTED = 130
+_asked = threading.Event()
+"""Somebody wants the end: an exception that a signal raises is lost where a library's callback runs just then."""
 
 
 @contextmanager
@@ -25,7 +28,9 @@ def interruptible(said: str) -> Iterator[None]:
     Raises:
         typer.Exit: with 130 when one of them came.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    _asked.clear()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -37,7 +42,7 @@ def interruptible(said: str) -> Iterator[None]:
 def bar() -> Iterator[Report]:
     """A bar on stderr when that is a terminal; else nothing is shown."""
     if not sys.stderr.isatty():
-        yield lambda reached, total, rows: None
+        yield lambda reached, total, rows: _go_on()
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -46,10 +51,17 @@ def bar() -> Iterator[Report]:
         task = progress.add_task("reading", total=None)
 
         def report(reached: int, total: int, rows: int) -> None:
+            _go_on()
             progress.update(task, completed=reached, total=total, description=f"{rows:,} rows")
 
         yield report
 
 
+def _go_on() -> None:
+    if _asked.is_set():
+        raise KeyboardInterrupt
+
+
 def _interrupt(*_: object) -> None:
+    _asked.set()
     raise KeyboardInterrupt
