@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from serving.batch.job import Report
 
 INTERRUPTED = 130
-_asked = threading.Event()
-"""Somebody wants the end: an exception that a signal raises is lost where a library's callback runs just then."""
+_asked, _stepping = threading.Event(), threading.Event()
+"""Somebody wants the end; steps are reported. An exception that a signal raises between the taking of a lock and its
+`with` leaves the lock taken for ever, so what works with threads is ended at its next step."""
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def interruptible(said: str) -> Iterator[None]:
         typer.Exit: with 130 when one of them came.
     """
     _asked.clear()
+    _stepping.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -58,10 +60,13 @@ def bar() -> Iterator[Report]:
 
 
 def _go_on() -> None:
+    _stepping.set()
     if _asked.is_set():
         raise KeyboardInterrupt
 
 
 def _interrupt(*_: object) -> None:
+    again = _asked.is_set()
     _asked.set()
-    raise KeyboardInterrupt
+    if again or not _stepping.is_set():
+        raise KeyboardInterrupt
