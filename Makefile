@@ -32,7 +32,7 @@ check: setup ## linters, types, layers, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
-	$(BIN)/python -m monitoring.alerts --check deploy/prometheus/perene-rules.yml
+	$(BIN)/python -m monitoring.alerting.alerts --check deploy/prometheus/perene-rules.yml
 	$(BIN)/python -m grafana --check deploy/grafana/perene.json
 	$(BIN)/python docs/generate.py --check
 
@@ -62,7 +62,7 @@ models: setup ## docs/models.md: every family fitted, certified, served and time
 	PERENE_WRITE_MODELS=1 $(BIN)/python -m pytest -q tests/integration/test_families.py
 
 generate: setup
-	$(BIN)/python -m monitoring.alerts --write deploy/prometheus/perene-rules.yml
+	$(BIN)/python -m monitoring.alerting.alerts --write deploy/prometheus/perene-rules.yml
 	$(BIN)/python -m grafana --write deploy/grafana/perene.json
 	$(BIN)/python docs/generate.py --write
 

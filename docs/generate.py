@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from monitoring.catalogue import SERVE, STAGES, STATES, WORKER, Metric
+from monitoring.alerting.catalogue import SERVE, STAGES, STATES, WORKER, Metric
 from monitoring.settings import MonitoringSettings
 from perene.config import Settings
 from perene.usage_settings import UsageSettings

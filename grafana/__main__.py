@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from grafana.dashboard import render
-from monitoring.generated import keep_current
+from monitoring.alerting.generated import keep_current
 
 if __name__ == "__main__":
     sys.exit(keep_current("grafana", render))

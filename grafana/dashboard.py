@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grafana.rows import Panel, Row, rows
-from monitoring import catalogue as c
+from monitoring.alerting import catalogue as c
 
 UID = "perene-loop"
 TITLE = "Perene: the whole loop"

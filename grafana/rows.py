@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from monitoring import catalogue as c
+from monitoring.alerting import catalogue as c
 
 __all__ = ["Panel", "Query", "Row", "rows"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from monitoring.known import KnownEvent
+from monitoring.watching.known import KnownEvent
 
 _OWN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 _DETECTOR = r"^(ladder|evidently|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from registry import __version__ as __version__
 
 if TYPE_CHECKING:
-    from monitoring.api import events
+    from monitoring.reading.api import events
     from perene.adoption import adopt, certify
     from perene.api import labels, log_model, promote, rollback
     from perene.client import AsyncClient, Client

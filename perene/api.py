@@ -190,7 +190,7 @@ def events(
     name: str, *, since: str | datetime | None = None, labelled: bool = False, settings: Settings | None = None
 ) -> pd.DataFrame:
     """Predictions of a model from the event lake, with their labels when `labelled`."""
-    from monitoring.api import events as read
+    from monitoring.reading.api import events as read
 
     settings = settings or configured()
     return read(settings.places.lake, name, since=since, labelled=labelled)
@@ -200,7 +200,7 @@ def labels(
     name: str, *, since: str | datetime | None = None, unmatched: bool = False, settings: Settings | None = None
 ) -> pd.DataFrame:
     """Every label of a model with its revision, or only those whose prediction the event lake does not have."""
-    from monitoring.api import labels as read
+    from monitoring.reading.api import labels as read
 
     settings = settings or configured()
     return read(settings.places.lake, name, since=since, unmatched=unmatched)

@@ -19,6 +19,7 @@ from perene.explain_commands import add_to as add_explain_command
 from perene.job_commands import app as jobs_app
 from perene.key_commands import app as keys_app
 from perene.label_commands import add_to as add_label_commands
+from perene.label_commands import told
 from perene.options import Config, Home, Json
 from perene.options import examples as _examples
 from perene.output import emit, fail, progress, say
@@ -256,11 +257,20 @@ def stub(name: str, url: Url = "", key: Key = "", home: Home = None) -> None:
 
 
 @app.command()
-@_examples("perene feedback flight-time 0198c0de-… 142.5")
-def feedback(name: str, prediction_id: str, label: str, url: Url = "", key: Key = "", home: Home = None) -> None:
+@_examples("perene feedback flight-time 0198c0de-… 142.5", "perene feedback churn 0198c0de-… --outcome revenue=12.5")
+def feedback(
+    name: str,
+    prediction_id: str,
+    label: Annotated[str | None, typer.Argument()] = None,
+    outcome: Annotated[list[str] | None, typer.Option(help="What came of it, as NAME=NUMBER; repeatable.")] = None,
+    url: Url = "",
+    key: Key = "",
+    home: Home = None,
+) -> None:
     """Tell the server what really happened after a prediction."""
+    item = told(prediction_id, label, outcome or [])
     with _client(url, key, home) as client:
-        emit(client.feedback(name, [{"prediction_id": prediction_id, "label": _label(label)}]), as_json=True)
+        emit(client.feedback(name, [item]), as_json=True)
 
 
 @app.command()
@@ -330,14 +340,6 @@ def _parse(text: str) -> Any:
         return json.loads(sys.stdin.read() if text == "-" else text)
     except ValueError as error:
         raise ConfigInvalid("the rows are not JSON", expected='{"feature": 1.5} or a list of such rows') from error
-
-
-def _label(text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, (int, float, bool, str)) else text
 
 
 add_explain_command(app)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from monitoring.lake_root import LakeUrl
+from monitoring.lake.lake_root import LakeUrl
 from monitoring.settings import MonitoringSettings
 from perene.usage_settings import UsageSettings
 from registry.errors import ConfigInvalid

@@ -72,7 +72,7 @@ def _ledger(settings: Settings) -> Iterator[Check]:
 
 def _lake(settings: Settings) -> Iterator[Check]:
     """Whether files can be written and removed where the events go."""
-    from monitoring.storage import Key, Storage  # pyarrow takes a while
+    from monitoring.lake.storage import Key, Storage  # pyarrow takes a while
 
     where = settings.lake_url or str(settings.places.lake)
     try:

@@ -36,7 +36,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model's predictions to a file, oldest first."""
-    from monitoring.export import export as write
+    from monitoring.reading.export import export as write
     from perene.replay import lake_of, window
 
     low, high = window(since, until)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monitoring.api import moment
-from monitoring.lake import Lake
-from monitoring.recorded import Recorded, recorded_versions
+from monitoring.lake.lake import Lake
+from monitoring.reading.api import moment
+from monitoring.reading.recorded import Recorded, recorded_versions
 from perene.batch import from_cache, from_store, verified
 from registry.contract import Contract
 from registry.errors import ConfigInvalid, ModelUnknown, PereneError

@@ -55,8 +55,8 @@ def check(
     detector: Annotated[str, typer.Argument(help="module:name, ladder or evidently.")], *, as_json: Json = False
 ) -> None:
     """Put a detector through the checks that every one must pass; exit code 1 when it fails one."""
-    from monitoring.detector_checks import run
-    from monitoring.detectors import resolve
+    from monitoring.drift.detector_checks import run
+    from monitoring.drift.detectors import resolve
 
     sys.path.insert(0, os.getcwd())  # as the worker, which is started in the folder of the module
     found = [asdict(checked) for checked in run(resolve(detector))]

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from monitoring.api import moment
+from monitoring.reading.api import moment
 from perene.batch import chosen, from_cache, from_store
 from perene.config import Settings
 from registry.errors import ConfigInvalid, PereneError, StoreUnavailable
 from registry.private import addresses, write_private
-from retrain.report_spec import BUSY, EMPTY, Kind, Spec
+from retrain.reports.report_spec import BUSY, EMPTY, Kind, Spec
 from retrain.settings import WatchSettings
 
 __all__ = ["ReportRefused", "make"]
@@ -94,7 +94,10 @@ def _run(spec: Spec, settings: Settings, scratch: Path) -> dict[str, Any]:
     deadline = time.monotonic() + WAIT_S
     while True:
         done = subprocess.run(
-            [sys.executable, "-m", "retrain.report_run", str(file)], env=environment, capture_output=True, check=False
+            [sys.executable, "-m", "retrain.reports.report_run", str(file)],
+            env=environment,
+            capture_output=True,
+            check=False,
         )
         if done.returncode != BUSY or time.monotonic() > deadline:
             break

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from monitoring.diagnosis import Action, diagnose
-from monitoring.findings import State
+from monitoring.watching.diagnosis import Action, diagnose
+from monitoring.watching.findings import State
 from registry.ledger import Evidence
 
 __all__ = ["meaning", "of_version", "sentence", "standing"]

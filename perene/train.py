@@ -27,7 +27,7 @@ def train_and_log(settings: Settings, name: str, start: datetime, end: datetime,
         TrainingFailed: the loader or the trainer gave something else than promised.
     """
     from perene.api import log_model
-    from retrain.windows import Window
+    from retrain.training.windows import Window
 
     model = settings.models.get(name)
     if model is None or model.retrain is None or model.retrain.loader is None:

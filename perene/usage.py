@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from monitoring.usage import Used, Whose
+from monitoring.reading.usage import Used, Whose
 from perene.usage_settings import UsageSettings
 
 BY: Final = ("key", "model", "day")

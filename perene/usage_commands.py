@@ -36,8 +36,8 @@ def usage(
     as_json: Json = False,
 ) -> None:
     """Requests, rows, seconds and costs of each key, model and day, from the event lake."""
-    from monitoring.lake import Lake
-    from monitoring.usage import usage as count
+    from monitoring.lake.lake import Lake
+    from monitoring.reading.usage import usage as count
     from perene.replay import window
     from perene.usage import BY, bill, columns, csv_text
 

@@ -70,7 +70,7 @@ def build_baseline(
         found["metrics"] = measure(np.ones(len(served.values), bool))
         for name in slices:
             column = next(c for c in contract.columns if c.name == name)
-            for value, mask in _parts(column, frame[name]):
+            for value, mask in parts(column, frame[name]):
                 rows = int(mask.sum())
                 found["slices"].append(
                     {
@@ -157,7 +157,7 @@ def _finite(value: Any) -> bool:
         return False
 
 
-def _parts(column: Column, values: Any) -> Iterator[tuple[str, Mask]]:
+def parts(column: Column, values: Any) -> Iterator[tuple[str, Mask]]:
     """Name and rows of each slice of one column that has rows."""
     if column.dtype == "string":
         data = texts(values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from retrain.experiments import replay_trial
-from retrain.gates import Gate, certificate_gate, judge_contract, judge_pairs, passed
+from retrain.gates.gates import Gate, certificate_gate, judge_contract, judge_pairs, passed
+from retrain.trials.experiments import replay_trial
 
 __all__ = ["gate_evidence", "replay"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from prometheus_client import Gauge
 
-from monitoring.catalogue import STAGES, STATES, WORKER
-from monitoring.metrics import WorkerMetrics
-from retrain.experiments import Decision
-from retrain.triggers import Facts, breaker_open
+from monitoring.alerting.catalogue import STAGES, STATES, WORKER
+from monitoring.alerting.metrics import WorkerMetrics
+from retrain.trials.experiments import Decision
+from retrain.triggering.triggers import Facts, breaker_open
 
 __all__ = ["COLUMNS", "OTHERS", "Gauges", "largest"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from monitoring.lake_root import lake_root
+from monitoring.lake.lake_root import lake_root
 
 __all__ = ["Places"]
 

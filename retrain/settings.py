@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from monitoring.lake_root import LakeUrl
+from monitoring.lake.lake_root import LakeUrl
 from monitoring.settings import MonitoringSettings
 from registry.errors import ConfigInvalid
 from registry.policy import LedgerPolicy
-from retrain.windows import parse_duration
+from retrain.gates.settings import GateSettings
+from retrain.training.windows import parse_duration
 
 __all__ = ["RetrainSettings", "WatchSettings", "WorkerSettings"]
 
@@ -60,6 +61,7 @@ class RetrainSettings(BaseModel):
     training_timeout_s: float = Field(default=900.0, gt=0)
     training_memory_mb: int = Field(default=8_192, ge=256)
     promotion: Literal["auto", "approve", "manual"] = "auto"
+    gates: GateSettings = Field(default=GateSettings(), description="the table `[models.NAME.retrain.gates]`")
 
     @field_validator("windows")
     @classmethod

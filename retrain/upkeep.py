@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from monitoring.metrics import WorkerMetrics
-from monitoring.upkeep_run import Job, Result, Spec
+from monitoring.alerting.metrics import WorkerMetrics
+from monitoring.lake.upkeep_run import Job, Result, Spec
 from registry.private import write_private
 from retrain.places import Places
 from retrain.process import Child
@@ -61,7 +61,7 @@ class Upkeep:
         (folder / "result.json").unlink(missing_ok=True)
         spec = Spec(str(self.places.lake), str(folder / "lock"), jobs, parent=os.getpid())
         write_private(folder / "spec.json", msgspec.json.encode(spec))
-        arguments = ["monitoring.upkeep_run", str(folder / "spec.json"), str(folder / "result.json")]
+        arguments = ["monitoring.lake.upkeep_run", str(folder / "spec.json"), str(folder / "result.json")]
         self._child = Child.start(arguments, log=folder / "log.txt", seconds=SECONDS)
 
     def _conclude(self, status: int) -> None:

@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monitoring import unmatched
-from monitoring.consumed import Consumed
-from monitoring.findings import Finding
-from monitoring.lake import Key, Lake
-from monitoring.lake_tables import TIME, Kind
-from monitoring.maturity import facts
-from monitoring.monitor import Monitor
+from monitoring.lake.consumed import Consumed
+from monitoring.lake.lake import Key, Lake
+from monitoring.lake.lake_tables import TIME, Kind
+from monitoring.reading import unmatched
+from monitoring.reading.tables import arrivals
 from monitoring.settings import MonitoringSettings
-from monitoring.state import MonitorState
-from monitoring.tables import arrivals
+from monitoring.watching.findings import Finding
+from monitoring.watching.maturity import facts
+from monitoring.watching.monitor import Monitor
+from monitoring.watching.state import MonitorState
 from registry.bundle import Bundle
 from registry.errors import ConfigInvalid, StoreUnavailable
 from registry.ledger import Ledger

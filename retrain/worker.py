@@ -16,26 +16,26 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from monitoring.findings import Finding
-from monitoring.lake import Lake
-from monitoring.metrics import WorkerMetrics
+from monitoring.alerting.metrics import WorkerMetrics
+from monitoring.lake.lake import Lake
+from monitoring.lake.upkeep_run import Job
 from monitoring.settings import MonitoringSettings
-from monitoring.upkeep_run import Job
+from monitoring.watching.findings import Finding
 from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
 from registry.ledger import Deployment, Ledger
-from retrain import occasion
 from retrain.aliases import SETTLE_S, AliasWatch
-from retrain.child import Spec
 from retrain.gauges import Gauges
 from retrain.leader import Leader
 from retrain.places import Places
-from retrain.reports import ALARMS, Reports
-from retrain.runs import Concluded, Runs, run_id
-from retrain.scheduler import Clock
+from retrain.reports.reports import ALARMS, Reports
 from retrain.settings import RetrainSettings, WatchSettings, WorkerSettings
-from retrain.trials import ACTOR, Trials
-from retrain.triggers import decide
+from retrain.training.child import Spec
+from retrain.training.runs import Concluded, Runs, run_id
+from retrain.trials.trials import ACTOR, Trials
+from retrain.triggering import occasion
+from retrain.triggering.scheduler import Clock
+from retrain.triggering.triggers import decide
 from retrain.upkeep import Upkeep
 from retrain.watch import Watch
 

@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from monitoring.ids import uuid7, uuid7s
+from monitoring.intake.ids import uuid7, uuid7s
 from registry.errors import VersionUnknown
 from serving.access.auth import Caller
 from serving.dataplane import Predicted, Read, Who

@@ -12,16 +12,16 @@ from typing import Any
 
 import msgspec
 
-from monitoring.blocks import Answered
-from monitoring.events import Arm, LabelEvent
-from monitoring.ids import uuid7s
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.blocks import Answered
+from monitoring.intake.events import Arm, LabelEvent
+from monitoring.intake.ids import uuid7s
+from monitoring.intake.spool import Spool
 from registry.errors import ContractViolation, FieldError, PereneError
 from serving.decode import Batch, Decoder, Rows
 from serving.engine import Answer
 from serving.explain import short
-from serving.labels import LabelItem, check_at, check_label
+from serving.labels import LabelItem, check_at, check_label, check_outcomes
 from serving.loaded.cache import row_key
 from serving.loaded.fallbacks import Fallbacks
 from serving.loaded.models import Model, Version
@@ -259,12 +259,14 @@ class DataPlane:
             try:
                 contract = models(item.model).champion.contract
                 label, at = check_label(contract.output, item)
+                outcomes = None if item.outcomes is None else check_outcomes(item.outcomes)
                 if at is not None:
                     check_at(at, now)
             except PereneError as error:
                 results.append(_rejected(item, error))
                 continue
-            events.append(LabelEvent(item.prediction_id, item.model, label, now if at is None else at, now))
+            told = now if at is None else at
+            events.append(LabelEvent(item.prediction_id, item.model, label, told, now, outcomes))
             results.append({"prediction_id": item.prediction_id, "status": "accepted"})
         if events:
             await asyncio.wrap_future(self._spool.append_durable(events))

@@ -1,4 +1,4 @@
-"""What may come as feedback: a label for a prediction, checked against the model's output."""
+"""What may come as feedback: a label for a prediction, checked against the model's output, and named outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from registry.contract import Output
 from registry.errors import ContractViolation, FieldError
@@ -16,6 +16,9 @@ from serving.json_text import read_json
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 
+MOST_OUTCOMES: Final = 16
+"""Outcomes of one item."""
+_OUTCOME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 _YEAR_1900 = datetime(1900, 1, 1, tzinfo=UTC).timestamp()
 
 
@@ -25,8 +28,9 @@ class LabelItem:
 
     model: str
     prediction_id: str
-    label: Any
+    label: Any = None
     at: Any = None
+    outcomes: Any = None
 
 
 def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
@@ -48,21 +52,43 @@ def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
     for n, item in enumerate(body):
         named = model or item.get("model")
         identifier = item.get("prediction_id")
-        if not isinstance(named, str) or not isinstance(identifier, str) or "label" not in item:
+        told = "label" in item or "outcomes" in item
+        if not isinstance(named, str) or not isinstance(identifier, str) or not told:
             raise Malformed(f"item {n} has no prediction_id or label", where=f"items[{n}]", expected=wanted)
-        items.append(LabelItem(named, identifier, item["label"], item.get("at")))
+        items.append(LabelItem(named, identifier, item.get("label"), item.get("at"), item.get("outcomes")))
     return items
 
 
-def check_label(output: Output, item: LabelItem) -> tuple[float | int | str | bool, float | None]:
-    """The label and its time in unix seconds, as the model's output can take them.
+def check_label(output: Output, item: LabelItem) -> tuple[float | int | str | bool | None, float | None]:
+    """The label and its time in unix seconds, as the model's output can take them; no label where outcomes are told.
 
     Raises:
         ContractViolation: not a prediction's id, not a possible label, or not a time.
     """
     if not _ID.match(item.prediction_id):
         raise _violation("prediction_id", "an id that a prediction was answered with", "another text")
-    return _label(output, item.label), _time(item.at)
+    label = None if item.label is None and item.outcomes else _label(output, item.label)
+    return label, _time(item.at)
+
+
+def check_outcomes(given: Any) -> dict[str, float] | None:
+    """Named numbers; None where there are none.
+
+    Raises:
+        ContractViolation: something else, too many of them, a name that cannot be a column's, or no finite number.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise _violation("outcomes", "an object of numbers by name", json_type(given))
+    if len(given) > MOST_OUTCOMES:
+        raise _violation("outcomes", f"at most {MOST_OUTCOMES} of them", "more")
+    found = {}
+    for name, value in given.items():
+        if not isinstance(name, str) or _OUTCOME.match(name) is None:
+            raise _violation("outcomes", "names of 1-40 characters a-z 0-9 _, a letter first", "another name")
+        found[name] = _finite(f"outcomes.{name}", value)
+    return found or None
 
 
 def check_at(at: float, now: float) -> None:
@@ -81,17 +107,21 @@ def check_at(at: float, now: float) -> None:
 
 def _label(output: Output, label: Any) -> float | int | str | bool:
     if output.kind == "regression":
-        try:
-            if not isinstance(label, bool) and isinstance(label, (int, float)) and math.isfinite(float(label)):
-                return float(label)
-        except OverflowError:  # an integer beyond what a float holds
-            pass
-        raise _violation("label", "a finite number", json_type(label))
+        return _finite("label", label)
     for known in output.classes:
         # 1 == True in Python, but not in a contract
         if known == label and isinstance(known, bool) == isinstance(label, bool):
             return known
     raise _violation("label", f"one of the model's {len(output.classes)} classes", json_type(label))
+
+
+def _finite(path: str, value: Any) -> float:
+    try:
+        if not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(float(value)):
+            return float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        pass
+    raise _violation(path, "a finite number", json_type(value))
 
 
 def _time(at: Any) -> float | None:

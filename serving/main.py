@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from monitoring.lake_root import lake_root
+from monitoring.lake.lake_root import lake_root
 from registry import process_log
 from registry.errors import ConfigInvalid, PereneError
 from registry.line_writer import LineWriter
@@ -100,7 +100,7 @@ def programs(
     )
     return [
         Program("puller", "serving.puller", puller, secrets=stores),
-        Program("shipper", "monitoring.shipper", shipper),
+        Program("shipper", "monitoring.intake.shipper", shipper),
     ]
 
 

@@ -12,6 +12,7 @@ from serving.errors import MAX_FIELD_ERRORS
 from serving.explanations.documented import SCHEMAS as EXPLANATIONS
 from serving.explanations.documented import explain_path
 from serving.jobs.documented import SCHEMAS, deferred, job_paths
+from serving.labels import MOST_OUTCOMES
 from serving.loaded.models import Table
 from serving.wire.body import JSON
 
@@ -143,10 +144,20 @@ def _answer(contract: Contract) -> dict[str, Any]:
 def _label(contract: Contract) -> dict[str, Any]:
     return {
         "type": "object",
-        "required": ["prediction_id", "label"],
+        "required": ["prediction_id"],
+        "anyOf": [{"required": ["label"]}, {"required": ["outcomes"]}],
         "properties": {
             "prediction_id": {"type": "string", "format": "uuid"},
             "label": _value(contract),
+            "outcomes": {
+                "type": "object",
+                "description": "numbers by name that came of the prediction; of each name the one told last counts",
+                "minProperties": 1,
+                "maxProperties": MOST_OUTCOMES,
+                "propertyNames": {"pattern": "^[a-z][a-z0-9_]{0,39}$"},
+                "additionalProperties": {"type": "number"},
+                "example": {"revenue": 12.5},
+            },
             "at": {"type": ["string", "null"], "format": "date-time"},
         },
     }

@@ -13,9 +13,9 @@ from pathlib import Path
 from prometheus_client import Counter
 from starlette.requests import Request
 
-from monitoring.lake_root import lake_root
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.spool import Spool
+from monitoring.lake.lake_root import lake_root
 from serving.access.auth import Caller, Keys, secret_of
 from serving.access.guard import Guard
 from serving.access.idempotency import Idempotency

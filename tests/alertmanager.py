@@ -23,7 +23,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-from monitoring.alert_rules import rules
+from monitoring.alerting.alert_rules import rules
 from tests.prometheus import free_port
 
 SOURCE = Path(__file__).parents[1] / "deploy/alertmanager"

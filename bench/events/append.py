@@ -23,10 +23,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.serving.machine import facts, save
-from monitoring.blocks import Answered
-from monitoring.ids import uuid7s
-from monitoring.journal import SEGMENT_BYTES
-from monitoring.spool import Spool
+from monitoring.intake.blocks import Answered
+from monitoring.intake.ids import uuid7s
+from monitoring.intake.journal import SEGMENT_BYTES
+from monitoring.intake.spool import Spool
 from registry.contract import Column, Contract, Output
 from serving.queues.engine_queue import SWITCH_S
 

@@ -24,11 +24,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bench.serving.machine import facts, save
-from monitoring.blocks import Block
-from monitoring.lake import Lake
-from monitoring.lake_tables import TIME
-from monitoring.storage import Key
-from monitoring.upkeep_run import Job, round_of
+from monitoring.intake.blocks import Block
+from monitoring.lake.lake import Lake
+from monitoring.lake.lake_tables import TIME
+from monitoring.lake.storage import Key
+from monitoring.lake.upkeep_run import Job, round_of
 from registry.contract import Column, Contract, Output
 
 FOLDER = Path("build/bench/lake")

@@ -23,10 +23,10 @@ import pyarrow as pa
 
 from bench.events.lake import BOOT, COLUMNS, FILE_ROWS, START, features, fill
 from bench.serving.machine import facts, save
-from monitoring.export import export
-from monitoring.lake import Key, Lake
-from monitoring.lake_tables import TIME
-from monitoring.usage import usage
+from monitoring.lake.lake import Key, Lake
+from monitoring.lake.lake_tables import TIME
+from monitoring.reading.export import export
+from monitoring.reading.usage import usage
 from registry.bundle import read_bundle
 from serving.batch.journal import Model
 from serving.batch.rows import Scorer

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.monitoring.keep import keep
-from monitoring.estimated import FINE, counted, estimate
-from monitoring.quality import null_level
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.estimated import FINE, counted, estimate
+from monitoring.watching.quality import null_level
 from registry.contract import Output
 from registry.estimate import build_estimate
 from registry.loss import bounded_loss

@@ -11,11 +11,11 @@ import numpy as np
 from bench.monitoring import streams, usual_rules
 from bench.monitoring.judged import judge_stream
 from bench.monitoring.streams import Make
-from monitoring.assess import assess
-from monitoring.quality import ESR, null_level, update
+from monitoring.drift.assess import assess
+from monitoring.drift.verdict import Rule, Verdict, advance
+from monitoring.drift.windows import Window, merge
 from monitoring.settings import MonitoringSettings
-from monitoring.verdict import Rule, Verdict, advance
-from monitoring.windows import Window, merge
+from monitoring.watching.quality import ESR, null_level, update
 from registry.reference import bin_counts
 
 HOURS_90_DAYS = 2160

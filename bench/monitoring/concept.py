@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.monitoring.keep import keep
-from monitoring.quality import ESR, null_level, update
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.quality import ESR, null_level, update
 from registry.contract import Output
 from registry.loss import bounded_loss
 

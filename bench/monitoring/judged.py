@@ -15,14 +15,14 @@ import numpy.typing as npt
 from scipy.special import chdtri
 
 from bench.monitoring.streams import Stream
-from monitoring.assess import HOURLY_RATE, LEANING, LOOKED_AT, REPEATED, RESTLESS
-from monitoring.dispersion import MIN_PAIRS, neighbours, shrink
-from monitoring.drift import APART, cells, judge, ordered, rank_statistic
-from monitoring.grouped import stack
-from monitoring.season import matched
+from monitoring.drift.assess import HOURLY_RATE, LEANING, LOOKED_AT, REPEATED, RESTLESS
+from monitoring.drift.dispersion import MIN_PAIRS, neighbours, shrink
+from monitoring.drift.drift import APART, cells, judge, ordered, rank_statistic
+from monitoring.drift.grouped import stack
+from monitoring.drift.season import matched
+from monitoring.drift.verdict import Flags, Rule, Verdict, advance
+from monitoring.drift.windows import DEPTH, SCALES
 from monitoring.settings import MonitoringSettings
-from monitoring.verdict import Flags, Rule, Verdict, advance
-from monitoring.windows import DEPTH, SCALES
 
 Floats = npt.NDArray[np.float64]
 SUSPECT_P = RESTLESS / 2

@@ -24,9 +24,9 @@ import pyarrow as pa
 
 from bench.monitoring.car_loan import WHEEL
 from bench.monitoring.keep import keep
-from monitoring.findings import Finding
-from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.findings import Finding
+from monitoring.watching.monitor import Monitor
 from registry.contract import Column, Contract, Output
 from registry.estimate import build_estimate
 from registry.loss import bounded_loss, class_index

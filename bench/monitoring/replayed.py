@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.monitor import Monitor
 from registry.contract import Column, Contract, Output
 from registry.reference import build_reference
 

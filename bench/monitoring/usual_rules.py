@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from bench.monitoring.streams import Stream
-from monitoring.drift import cells, psi
+from monitoring.drift.drift import cells, psi
 
 Floats = npt.NDArray[np.float64]
 KS_ROWS = 1000
@@ -61,7 +61,7 @@ def checked(n: int, *, m: int, windows: int, features: int = 20) -> tuple[int, i
     """(columns on which Evidently itself and the rule here agree, columns looked at)."""
     import pandas as pd
 
-    from monitoring.evidently_report import write_report
+    from monitoring.reports.evidently_report import write_report
     from registry.contract import Column, Contract, Output
 
     names = [f"x{i}" for i in range(features)]

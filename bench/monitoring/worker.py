@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from bench.monitoring.keep import keep
-from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.monitor import Monitor
 from registry.contract import Column, Contract, Output
 from registry.reference import build_reference
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrain.gates import PairedSample, non_inferiority_gate
-from retrain.sequential import Stratum, log_e, log_harm_e, log_srm_e, paired_path, rho, score
+from retrain.gates.gates import PairedSample, non_inferiority_gate
+from retrain.trials.sequential import Stratum, log_e, log_harm_e, log_srm_e, paired_path, rho, score
 
 LOOK = 200
 BLOCK = 1_000

@@ -24,9 +24,9 @@ from bench.serving.machine import facts, save
 from bench.serving.ours import perene
 from bench.serving.subject import Subject
 from bench.serving.subject import prepare as prepare_subject
-from monitoring.ids import uuid7s
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.ids import uuid7s
+from monitoring.intake.spool import Spool
 from registry.line_writer import LineWriter
 from serving.app import create_app
 from serving.dataplane import Record

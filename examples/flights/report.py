@@ -25,7 +25,7 @@ def monthly(lake_root: Path | str, first_bundle: Path, *, model: str = "flight-t
         A row per month of event time (UTC): `month`, `n` (labelled predictions), `loop_on` and `never_retrain`
         (mean absolute error in the label's unit), `versions` (who answered).
     """
-    from monitoring.lake import Lake
+    from monitoring.lake.lake import Lake
     from registry.bundle import read_bundle
 
     rows: pd.DataFrame = Lake(lake_root).joined(model).to_pandas()

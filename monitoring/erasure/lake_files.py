@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monitoring.erasure.wanted import Wanted
-from monitoring.lake import Key, Lake
-from monitoring.lake_tables import Kind
+from monitoring.lake.lake import Key, Lake
+from monitoring.lake.lake_tables import Kind
 
 __all__ = ["KINDS", "Change", "file_digest", "lake_hits", "rewrite"]
 
-KINDS: tuple[Kind, ...] = ("prediction", "shadow", "label")
+KINDS: tuple[Kind, ...] = ("prediction", "shadow", "label", "outcome")
 _COLUMNS = ("_id", "_entity", "_received")
 _LOOKS = 20
 

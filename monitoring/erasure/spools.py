@@ -19,12 +19,12 @@ from pathlib import Path
 
 import msgspec
 
-from monitoring.blocks import Block, decode
 from monitoring.erasure.wanted import Wanted, identifiers, without
-from monitoring.events import encoder
-from monitoring.journal import SUFFIXES, Kind, Record, read_segment
-from monitoring.recovery import recover
-from monitoring.spool_file import SUFFIX, connect, locked
+from monitoring.intake.blocks import Block, decode
+from monitoring.intake.events import encoder
+from monitoring.intake.journal import SUFFIXES, Kind, Record, read_segment
+from monitoring.intake.recovery import recover
+from monitoring.intake.spool_file import SUFFIX, connect, locked
 from registry.errors import StoreUnavailable
 
 __all__ = [

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import msgspec
 import pyarrow as pa
 
-from monitoring.blocks import Block, Cells
-from monitoring.events import Event, LabelEvent, PredictionEvent
-from monitoring.pseudonyms import Digest, plain
-from monitoring.tombstones import Erased
+from monitoring.intake.blocks import Block, Cells
+from monitoring.intake.events import Event, LabelEvent, PredictionEvent
+from monitoring.intake.pseudonyms import Digest, plain
+from monitoring.lake.tombstones import Erased
 from registry.errors import ConfigInvalid
 
 __all__ = ["Wanted", "check_subject", "spellings"]

@@ -106,9 +106,9 @@ class AsyncClient:
         )
 
     async def feedback(self, model: str, items: Rows) -> dict[str, Any]:
-        """Send labels: items, or a DataFrame, of `prediction_id`, `label` and perhaps `at`.
+        """Send labels: items, or a DataFrame, of `prediction_id`, `label` and perhaps `at` and `outcomes`.
 
-        They are durable on the server when this returns; `results` says of each whether it was accepted.
+        As `Client.feedback`: all are durable on the server when this returns, and `results` says what was accepted.
         """
         return await self._run(calls.feedback(self._patience, model, items))
 

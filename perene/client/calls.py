@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
-from monitoring.ids import uuid7
+from monitoring.intake.ids import uuid7
 from perene.client import frames
 from perene.client.contract import check_rows, chosen_columns, contract_of
-from perene.client.values import Rows, Value, plain, rows_of
+from perene.client.values import Rows, plain, rows_of
 from perene.client.wire import Patience, Steps, answer, call, get, post, with_headers
 from registry.contract import Contract
 from registry.errors import ConfigInvalid, ContractViolation
@@ -104,7 +104,7 @@ def predict_frame(
 
 def feedback(patience: Patience, model: str, items: Rows, *, chunk_rows: int = CHUNK_ROWS) -> Steps[dict[str, Any]]:
     """Send labels, many in several requests."""
-    labels = [_label(item) for item in rows_of(items, "items")]
+    labels = [_told(item) for item in rows_of(items, "items", within="outcomes")]
     path = f"/models/{check_name(model)}/feedback"
     results: list[Any] = []
     size = chunk_rows
@@ -191,6 +191,12 @@ def _predict_path(model: str, version: int | None) -> str:
     return f"/models/{check_name(model)}{pinned}/predict"
 
 
-def _label(item: Mapping[str, Value]) -> dict[str, Value]:
-    # in a frame of labels a time that is not known is a null
-    return {name: value for name, value in item.items() if not (name == "at" and value is None)}
+def _told(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of an item: in a frame a time, a label or an outcome that is not known is a null."""
+    known = {name: value for name, value in item.items() if value is not None or name not in ("at", "outcomes")}
+    outcomes = known.get("outcomes")
+    if isinstance(outcomes, dict):
+        known["outcomes"] = {name: value for name, value in outcomes.items() if value is not None}
+        if known["outcomes"] and known.get("label") is None:
+            known.pop("label", None)
+    return known

@@ -37,10 +37,11 @@ class Answer(TypedDict):
 
 
 class Label(TypedDict):
-    """What really happened after a prediction."""
+    """What really happened after a prediction: its label, numbers by name that came of it, or both."""
 
     prediction_id: str
-    label: Value
+    label: NotRequired[Value]
+    outcomes: NotRequired[dict[str, float]]
     at: NotRequired[str]
 
 

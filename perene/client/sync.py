@@ -116,9 +116,10 @@ class Client:
         )
 
     def feedback(self, model: str, items: Rows) -> dict[str, Any]:
-        """Send labels: items, or a DataFrame, of `prediction_id`, `label` and perhaps `at`.
+        """Send labels: items, or a DataFrame, of `prediction_id`, `label` and perhaps `at` and `outcomes`.
 
-        They are durable on the server when this returns; `results` says of each whether it was accepted.
+        `outcomes` are numbers by name that came of a prediction, such as `{"revenue": 12.5}`, beside its label or
+        instead of it. All are durable on the server when this returns; `results` says of each whether it was accepted.
         """
         return self._run(calls.feedback(self._patience, model, items))
 

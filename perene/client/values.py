@@ -31,8 +31,13 @@ def is_frame(thing: object) -> TypeGuard[pd.DataFrame]:
     return pandas is not None and isinstance(thing, pandas.DataFrame)
 
 
-def rows_of(given: Rows, what: str = "rows") -> list[dict[str, Value]]:
+def rows_of(given: Rows, what: str = "rows", *, within: str | None = None) -> list[dict[str, Any]]:
     """Rows by name, of values that JSON has.
+
+    Args:
+        given: a row or rows.
+        what: they are called in errors.
+        within: a name whose value may be a mapping of such values.
 
     Raises:
         ContractViolation: something is not a row, or a value has no form in JSON.
@@ -48,14 +53,19 @@ def rows_of(given: Rows, what: str = "rows") -> list[dict[str, Value]]:
         raise _no_rows(what, given)
     else:
         items = given
-    return [_row(item, f"{what}[{n}]") for n, item in enumerate(items)]
+    return [_row(item, f"{what}[{n}]", within) for n, item in enumerate(items)]
 
 
-def _row(item: Any, path: str) -> dict[str, Value]:
+def _row(item: Any, path: str, within: str | None = None) -> dict[str, Any]:
     row = _row_of(item)
     if row is None:
         raise _no_rows(path, item)
-    return {str(name): plain(value, f"{path}.{name}") for name, value in row.items()}
+    return {
+        str(name): _row(value, f"{path}.{name}")
+        if name == within and isinstance(value, Mapping)
+        else plain(value, f"{path}.{name}")
+        for name, value in row.items()
+    }
 
 
 def _row_of(thing: Any) -> Mapping[Any, Any] | None:

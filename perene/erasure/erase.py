@@ -24,10 +24,10 @@ import pyarrow as pa
 from monitoring.erasure import spools
 from monitoring.erasure.lake_files import lake_hits
 from monitoring.erasure.wanted import Wanted, check_subject, spellings
-from monitoring.ids import uuid7
-from monitoring.lake import Key, Lake
-from monitoring.pseudonyms import load_pseudonyms
-from monitoring.tombstones import Tombstone
+from monitoring.intake.ids import uuid7
+from monitoring.intake.pseudonyms import load_pseudonyms
+from monitoring.lake.lake import Key, Lake
+from monitoring.lake.tombstones import Tombstone
 from perene.config import Settings
 from perene.erasure import receipt
 from perene.erasure.places import Aim, Item, Place, all_places
@@ -35,7 +35,7 @@ from perene.erasure.work import Work
 from registry.errors import ConfigInvalid, ModelUnknown, StoreUnavailable
 from registry.ledger import Ledger
 from registry.names import check_name
-from retrain.report_spec import lock_of
+from retrain.reports.report_spec import lock_of
 
 __all__ = ["Asked", "Done", "erase", "rehearse"]
 

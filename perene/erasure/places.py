@@ -23,10 +23,10 @@ import msgspec
 from monitoring.erasure import spools
 from monitoring.erasure.lake_files import KINDS, Change, lake_hits, rewrite
 from monitoring.erasure.wanted import Wanted
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from registry.errors import StoreUnavailable
 from retrain.places import Places as Stores
-from retrain.report_spec import LOGGED
+from retrain.reports.report_spec import LOGGED
 
 __all__ = ["Aim", "Item", "Place", "Plan", "all_places"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from monitoring.erasure.lake_files import file_digest
 from monitoring.erasure.wanted import Wanted, spellings
-from monitoring.lake import Key, Lake
-from monitoring.pseudonyms import plain
+from monitoring.intake.pseudonyms import plain
+from monitoring.lake.lake import Key, Lake
 from perene.config import Settings
 from perene.erasure import receipt
 from perene.erasure.erase import has_ledger

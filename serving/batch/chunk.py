@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from monitoring.mark import Mark
+from monitoring.reading.mark import Mark
 from serving.dialects.tabular import Cells
 
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from monitoring.found import Kept, find
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
+from monitoring.reading.found import Kept, find
 from registry.bundle import read_bundle
 from registry.child import die_with_parent
 from registry.errors import BundleCorrupt, NotExplained, PereneError, PredictionUnknown, VersionUnknown

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from monitoring.metrics import ServeMetrics
-from monitoring.pseudonyms import load_pseudonyms
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.pseudonyms import load_pseudonyms
+from monitoring.intake.spool import Spool
 from registry.line_writer import LineWriter
 from serving.app import create_app
 from serving.engine import require_device

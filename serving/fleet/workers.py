@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from monitoring.catalogue import SERVE, WORKER_RESTARTS
+from monitoring.alerting.catalogue import SERVE, WORKER_RESTARTS
 from registry.private import write_private
 from registry.supervisor import Program, Supervisor
 from serving.fleet.aggregate import Family, Sample, Snapshot, Tally

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
 from serving.jobs.job import STATES
 from serving.jobs.queue import Queue, opened
 from serving.settings import JobSettings

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from monitoring.ids import uuid7
+from monitoring.intake.ids import uuid7
 from registry.errors import PereneError, StoreUnavailable
 from serving.access.auth import Caller
 from serving.access.idempotency import key_of

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from monitoring.ids import uuid7
+from monitoring.intake.ids import uuid7
 from registry.errors import PereneError
 from serving.access.alive import alive, lives
 from serving.errors import IdempotencyConflict, JobUnknown, Limited, QueueFull

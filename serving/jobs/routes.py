@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from monitoring.ids import uuid7
+from monitoring.intake.ids import uuid7
 from registry.errors import PereneError, StoreUnavailable
 from serving.access.auth import Caller
 from serving.answering import target

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
 
 _log = logging.getLogger("perene.serving")
 Kind = Literal["candidate", "gpu"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.spool import Spool
 from registry.bundle import Bundle, read_bundle
 from registry.contract import Contract
 from registry.errors import BundleCorrupt, ModelUnknown, PereneError, VersionUnknown

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Counter, Histogram
 
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
 
 NOTES: Final = 512
 """Notes that are counted at once."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final
 
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
 from registry.errors import PereneError
 from serving.decode import Decoder
 from serving.engine import Answer

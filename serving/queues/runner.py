@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Counter, Histogram
 
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
 from registry.errors import PereneError
 from serving.decode import Decoder
 from serving.engine import Answer

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from monitoring.events import value_text
+from monitoring.intake.events import value_text
 from registry.contract import Output
 from serving.batch.answer_columns import answer_types, answered, output_schema
 from serving.batch.refusals import Reject

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from monitoring.events import value_text
+from monitoring.intake.events import value_text
 from registry.contract import Contract, Output
 from serving.batch.refusals import BatchRefused
 

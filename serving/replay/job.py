@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from registry.contract import Contract
 from serving.batch.input_file import Identity
 from serving.batch.job import Asked, Order, Report, carry_out, check_output

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from monitoring.events import value_text
-from monitoring.lake import Lake
-from monitoring.recorded import Newest, Recorded, mark_of
+from monitoring.intake.events import value_text
+from monitoring.lake.lake import Lake
+from monitoring.reading.recorded import Newest, Recorded, mark_of
 from registry.contract import Contract
 from serving.batch.arrow_cells import cells_of
 from serving.batch.chunk import Chunk, Place

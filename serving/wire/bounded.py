@@ -16,7 +16,7 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from monitoring.ids import uuid7
+from monitoring.intake.ids import uuid7
 from registry.errors import PereneError
 from serving.dialects.dialect import of_path
 from serving.errors import HeadersTooLarge, Malformed, status_of

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from monitoring.events import Arm
-from monitoring.ids import uuid7
+from monitoring.intake.events import Arm
+from monitoring.intake.ids import uuid7
 from serving.answering import given_id
 from serving.routing import choose
 

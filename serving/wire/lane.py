@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from monitoring.ids import uuid7s
+from monitoring.intake.ids import uuid7s
 from registry.errors import PereneError
 from serving.access.visit import Visit
 from serving.answering import INLINE_BYTES, request_id_of

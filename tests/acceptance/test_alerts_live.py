@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import PoissonRegressor
 
-from monitoring.alert_limits import Limits, Pace
-from monitoring.alerts import render
+from monitoring.alerting.alert_limits import Limits, Pace
+from monitoring.alerting.alerts import render
 from perene.api import log_model
 from perene.config import load
 from perene.keyring import LOCAL, ensure_key

@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 import perene
-from monitoring.lake import Lake
-from monitoring.pseudonyms import load_pseudonyms
+from monitoring.intake.pseudonyms import load_pseudonyms
+from monitoring.lake.lake import Lake
 from perene.client import frames
 from perene.client.errors import (
     ContractViolation,

@@ -23,7 +23,7 @@ import pytest
 from examples.flights.data import features
 from examples.flights.replay import legs
 from examples.flights.source import flights
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from perene.client import Client
 from registry.ledger import Ledger
 from retrain.evidence import replay

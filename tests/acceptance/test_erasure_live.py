@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 
 import perene
-from monitoring.lake import Lake
-from monitoring.pseudonyms import load_pseudonyms
+from monitoring.intake.pseudonyms import load_pseudonyms
+from monitoring.lake.lake import Lake
 from perene.config import Settings
 from perene.erasure.erase import Asked, erase
 from perene.erasure.verify import verify

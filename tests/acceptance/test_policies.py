@@ -17,8 +17,8 @@ import grpc.aio
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.api import events
-from monitoring.pseudonyms import load_pseudonyms
+from monitoring.intake.pseudonyms import load_pseudonyms
+from monitoring.reading.api import events
 from registry.contract import Contract, Output, Policy
 from tests.acceptance.test_serving_process import Server, until
 from tests.integration.dialect_models import COLUMNS, make_bundle

@@ -24,8 +24,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
-from monitoring.lake import Lake
-from monitoring.usage import usage
+from monitoring.lake.lake import Lake
+from monitoring.reading.usage import usage
 from perene.cli import app
 from perene.config import Settings
 from perene.replay import replay_onto

@@ -21,8 +21,8 @@ from typing import Any, Self
 import psutil
 import pytest
 
-from monitoring.ids import uuid7
-from monitoring.lake import Lake
+from monitoring.intake.ids import uuid7
+from monitoring.lake.lake import Lake
 from tests.integration.serving_toy import ROW, Cache, answer, offset_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ class Server:
         """Puller and shipper by the last word of their module."""
         found: dict[str, psutil.Process] = {}
         for child in psutil.Process(self.process.pid).children():
-            for name in ("serving.puller", "monitoring.shipper"):
+            for name in ("serving.puller", "monitoring.intake.shipper"):
                 if name in child.cmdline():
                     found[name.rpartition(".")[2]] = child
         return found
@@ -180,8 +180,8 @@ from pathlib import Path
 import httpx
 import serving.main, serving.fleet.process, serving.fleet.workers
 from prometheus_client import CollectorRegistry
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.spool import Spool
 from serving.app import create_app
 from serving.settings import ServingSettings
 

@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from serving.dialects.proto import messages
 from tests.acceptance.test_serving_process import ROOT, Server, alive, cache, libraries, offsets, until
 from tests.integration.serving_toy import ROW, Cache

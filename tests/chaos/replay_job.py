@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from serving.batch.job import _Work
 from serving.batch.parts import Parts
 from tests.chaos.batch_job import early, forgetful

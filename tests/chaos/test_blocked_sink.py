@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.lake import Lake
-from monitoring.storage import Storage
+from monitoring.lake.lake import Lake
+from monitoring.lake.storage import Storage
 from registry.errors import StoreUnavailable
 from tests.acceptance.test_serving_process import NO_LEDGER, ROOT, Server, cache, offsets
 from tests.integration.s3_server import S3
@@ -181,7 +181,7 @@ def test_what_a_full_spool_cannot_take_is_counted_to_the_event(cache: Cache, s3:
 
 def test_no_request_waits_for_ever(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that says nothing is an error of ours, by name, after a while."""
-    monkeypatch.setattr("monitoring.storage._SILENCE_S", 1.0)
+    monkeypatch.setattr("monitoring.lake.storage._SILENCE_S", 1.0)
     storage = Storage(s3.url("events"))
     _signal(s3, signal.SIGSTOP)
     with pytest.raises(StoreUnavailable, match="NETWORK_CONNECTION"):

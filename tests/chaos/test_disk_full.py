@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.events import LabelEvent
-from monitoring.ids import uuid7
-from monitoring.lake import Lake
-from monitoring.lake_tables import Kind
-from monitoring.shipper import ship_once
-from monitoring.spool import Spool
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.ids import uuid7
+from monitoring.intake.shipper import ship_once
+from monitoring.intake.spool import Spool
+from monitoring.lake.lake import Lake
+from monitoring.lake.lake_tables import Kind
 from tests.acceptance.test_serving_process import ROOT, Server, cache, offsets, until
 from tests.chaos.full_disks import KINDS, Disk, disk, told
 from tests.integration.serving_toy import ROW, Cache
@@ -147,7 +147,7 @@ def test_a_full_disk_refuses_feedback_and_fails_no_prediction(kind: str, cache: 
 ACKNOWLEDGES = """
 import sys
 from concurrent.futures import Future
-from monitoring.spool import Spool
+from monitoring.intake.spool import Spool
 
 durable = Spool.append_durable
 
@@ -179,9 +179,9 @@ def test_control_acknowledging_without_a_commit_is_caught(cache: Cache, tmp_path
 LOSES = """
 import json, resource, sys, threading
 from pathlib import Path
-from monitoring import spool as module
-from monitoring.events import PredictionEvent
-from monitoring.spool import Spool
+from monitoring.intake import spool as module
+from monitoring.intake.events import PredictionEvent
+from monitoring.intake.spool import Spool
 
 module.MAX_BACKLOG = 1_000
 spool = Spool.open(Path(sys.argv[1]), commit_interval_s=0.01, journal_bytes=int(sys.argv[3]))
@@ -227,8 +227,8 @@ def test_what_a_full_disk_costs_is_counted_exactly(then: str, journal: int, tmp_
 SHIPS = """
 import resource, sys
 from pathlib import Path
-from monitoring.lake import Lake
-from monitoring.shipper import ship_once
+from monitoring.lake.lake import Lake
+from monitoring.intake.shipper import ship_once
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 print(ship_once(Path(sys.argv[1]), Lake(Path(sys.argv[2])), min_rows=1, max_age_s=0, now=0))

@@ -28,7 +28,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from serving.settings import JobSettings
 from tests.acceptance.test_serving_process import NO_LEDGER, ROOT, Server
 from tests.integration.batch_files import toy_rows, write_parquet

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.blocks import decode
-from monitoring.events import LabelEvent
-from monitoring.recovery import recover
-from monitoring.spool import connect
+from monitoring.intake.blocks import decode
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.recovery import recover
+from monitoring.intake.spool import connect
 from tests.chaos.disk_trace import Operation, left_over, traced
 
 CUTS = 5_000 if os.environ.get("PERENE_CHAOS") == "full" else 200
@@ -31,9 +31,9 @@ CUTS = 5_000 if os.environ.get("PERENE_CHAOS") == "full" else 200
 WRITER = """
 import os, sys, threading, time
 from pathlib import Path
-from monitoring.events import LabelEvent
-from monitoring.ids import uuid7
-from monitoring.spool import Spool
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.ids import uuid7
+from monitoring.intake.spool import Spool
 
 spool = Spool.open(Path(sys.argv[1]), journal_bytes=65_536)
 if sys.argv[3] == "careless":

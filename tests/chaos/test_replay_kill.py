@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring import upkeep
-from monitoring.lake import Lake
+from monitoring.lake import upkeep
+from monitoring.lake.lake import Lake
 from registry.bundle import read_bundle
 from tests.integration.batch_files import read
 from tests.integration.recorded_toy import DAY, NOON, Recorder, plain_rows

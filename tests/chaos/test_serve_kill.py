@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.lake import Lake
-from monitoring.shipper import ship_once
+from monitoring.intake.shipper import ship_once
+from monitoring.lake.lake import Lake
 from tests.chaos.nursery import nursery
 from tests.integration.serving_toy import ROW, Cache
 
@@ -32,7 +32,7 @@ CLIENTS = 4
 SERVE = """
 import functools, os, sys
 from pathlib import Path
-from monitoring.spool import Spool
+from monitoring.intake.spool import Spool
 from serving.fleet.process import answer
 from serving.settings import ServingSettings
 
@@ -98,7 +98,7 @@ def _shipper(home: Path) -> subprocess.Popen[bytes]:
     options = ["--interval", "0.05", "--min-rows", "500", "--max-age", "0.1"]
     places = ["--spool-dir", str(home / "spool"), "--lake", str(home / "events")]
     with (home / "shipper.log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "monitoring.shipper", *places, *options], stderr=log)
+        return subprocess.Popen([sys.executable, "-m", "monitoring.intake.shipper", *places, *options], stderr=log)
 
 
 def _storm(cache: Cache, *, kills: int, manner: str) -> tuple[list[str], Counter[str], dict[str, list[int]]]:

@@ -20,8 +20,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.spool import Spool
 from serving.app import create_app
 from serving.settings import ServingSettings
 from serving.wire.bounded import Bounds

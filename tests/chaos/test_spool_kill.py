@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.lake import Lake
-from monitoring.shipper import ship_once
+from monitoring.intake.shipper import ship_once
+from monitoring.lake.lake import Lake
 from tests.chaos.nursery import Nursery, nursery
 
 CYCLES = 500 if os.environ.get("PERENE_CHAOS") == "full" else 100
@@ -28,11 +28,11 @@ CYCLES = 500 if os.environ.get("PERENE_CHAOS") == "full" else 100
 WRITER = """
 import os, sys, threading, time
 from pathlib import Path
-from monitoring.blocks import Answered
-from monitoring.events import LabelEvent
-from monitoring.ids import uuid7
-from monitoring.journal import SEGMENT_BYTES
-from monitoring.spool import Spool
+from monitoring.intake.blocks import Answered
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.ids import uuid7
+from monitoring.intake.journal import SEGMENT_BYTES
+from monitoring.intake.spool import Spool
 from registry.contract import Column, Contract, Output
 
 folder, acks = Path(sys.argv[1]), sys.argv[2]
@@ -76,7 +76,16 @@ def work(manner):
 
 def _shipper(folder: Path, lake: Path) -> subprocess.Popen[bytes]:
     options = ["--interval", "0.01", "--min-rows", "50", "--max-age", "0.05"]
-    command = [sys.executable, "-m", "monitoring.shipper", "--spool-dir", str(folder), "--lake", str(lake), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "monitoring.intake.shipper",
+        "--spool-dir",
+        str(folder),
+        "--lake",
+        str(lake),
+        *options,
+    ]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.events import LabelEvent
-from monitoring.lake import Lake
-from monitoring.upkeep_run import Job, round_of
+from monitoring.intake.events import LabelEvent
+from monitoring.lake.lake import Lake
+from monitoring.lake.upkeep_run import Job, round_of
 from registry.errors import StoreUnavailable
 
 NOON = 1_772_366_400.0
@@ -31,8 +31,8 @@ CHILD = """
 import os, signal, stat, sys
 from datetime import date
 from pathlib import Path
-from monitoring import upkeep
-from monitoring.lake import Lake
+from monitoring.lake import upkeep
+from monitoring.lake.lake import Lake
 
 lake, step, manner = Lake(sys.argv[1]), sys.argv[2], sys.argv[3]
 left = [int(step)] if step.isdigit() else []

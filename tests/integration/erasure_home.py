@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 
-from monitoring import upkeep
-from monitoring.blocks import Answered
-from monitoring.events import LabelEvent
-from monitoring.ids import uuid7
-from monitoring.lake import Lake
-from monitoring.pseudonyms import Digest, load_pseudonyms, plain
-from monitoring.shipper import ship_once
-from monitoring.spool import Spool
+from monitoring.intake.blocks import Answered
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.ids import uuid7
+from monitoring.intake.pseudonyms import Digest, load_pseudonyms, plain
+from monitoring.intake.shipper import ship_once
+from monitoring.intake.spool import Spool
+from monitoring.lake import upkeep
+from monitoring.lake.lake import Lake
 from perene.config import Settings
 from registry.contract import Column, Contract, Output
 from registry.ledger import Ledger

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.detectors import Statistic
+from monitoring.drift.detectors import Statistic
 
 
 def half(y: Any, prediction: Any) -> float:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from monitoring.blocks import Answered, block_of_answers
-from monitoring.events import Event, LabelEvent
-from monitoring.ids import uuid7s
-from monitoring.lake import Lake
+from monitoring.intake.blocks import Answered, block_of_answers
+from monitoring.intake.events import Event, LabelEvent
+from monitoring.intake.ids import uuid7s
+from monitoring.lake.lake import Lake
 from registry.bundle import read_bundle, seal
 from registry.contract import Column, Contract
 from serving.batch.journal import Model

@@ -20,11 +20,11 @@ from fastapi import FastAPI
 from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
 
-from monitoring.blocks import Block, decode
-from monitoring.events import Event, PredictionEvent
-from monitoring.metrics import ServeMetrics
-from monitoring.ranges import Range, SpoolReader
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.blocks import Block, decode
+from monitoring.intake.events import Event, PredictionEvent
+from monitoring.intake.ranges import Range, SpoolReader
+from monitoring.intake.spool import Spool
 from registry.bundle import read_bundle, seal
 from registry.keys import new_key
 from serving.app import create_app

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.alert_rules import Rule, rules
+from monitoring.alerting.alert_rules import Rule, rules
 from tests.alertmanager import SOURCE, alertmanager, faster, fill, mailbox, muted, post, webhook
 
 EVERYTHING = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitoring.events import PredictionEvent
+from monitoring.intake.events import PredictionEvent
 from registry.contract import Contract
 from tests.integration.dialect_models import CONTRACTS, make_bundle, rows_of
 from tests.integration.serving_app import SCOPES, metrics, run

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.events import PredictionEvent
+from monitoring.intake.events import PredictionEvent
 from tests.integration.dialect_models import CONTRACTS, rows_of
 from tests.integration.serving_app import metrics, run
 from tests.integration.serving_toy import Cache, Served, serving, stored_events

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from monitoring.blocks import Answered
 from monitoring.erasure import spools
 from monitoring.erasure.lake_files import KINDS
-from monitoring.ids import uuid7
-from monitoring.lake import Key
-from monitoring.shipper import ship_once
-from monitoring.tombstones import Tombstone
+from monitoring.intake.blocks import Answered
+from monitoring.intake.ids import uuid7
+from monitoring.intake.shipper import ship_once
+from monitoring.lake.lake import Key
+from monitoring.lake.tombstones import Tombstone
 from perene.erasure import receipt
 from perene.erasure.erase import Asked, erase, rehearse
 from perene.erasure.places import Place, all_places
@@ -273,8 +273,8 @@ class Crash(BaseException):
 STEPS = (
     ("perene.erasure.work.Work", "_append"),
     ("perene.erasure.work.Work", "end"),
-    ("monitoring.storage.Storage", "write"),
-    ("monitoring.storage.Storage", "remove"),
+    ("monitoring.lake.storage.Storage", "write"),
+    ("monitoring.lake.storage.Storage", "remove"),
     ("monitoring.erasure.spools", "take_out"),
     ("monitoring.erasure.spools", "scrub"),
     ("registry.ledger.Ledger", "record_evidence"),
@@ -374,7 +374,7 @@ def test_a_full_disk_ends_it_with_the_fix_and_a_repeat_finishes(people: People) 
     first = erase(people.settings, Asked(MODEL, subject(1)))
     first.path.write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monitoring.storage.Storage._write_local", full)
+        patch.setattr("monitoring.lake.storage.Storage._write_local", full)
         with pytest.raises(StoreUnavailable, match="No space left"):
             erase(people.settings, Asked(MODEL, subject(3)))
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from monitoring.erasure import spools
-from monitoring.ids import uuid7
+from monitoring.intake.ids import uuid7
 from perene.erasure.erase import Asked, erase, rehearse
 from perene.erasure.verify import verify
 from registry.errors import StoreUnavailable

@@ -15,8 +15,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from monitoring.lake import Lake
-from monitoring.shipper import ship_once
+from monitoring.intake.shipper import ship_once
+from monitoring.lake.lake import Lake
 from registry.bundle import seal
 from serving.errors import Overloaded
 from serving.explanations import desk

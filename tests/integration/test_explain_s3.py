@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from registry.bundle import read_bundle
 from serving.explanations.messages import Ask, Where
 from serving.explanations.process import ExplainProcess

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from monitoring.contributions import TREE_ROWS, contribution_shift
+from monitoring.drift.contributions import TREE_ROWS, contribution_shift
 from registry.bundle import read_bundle
 from tests.conftest import toy_frame
 

@@ -13,11 +13,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from monitoring.api import events, labels
-from monitoring.ids import uuid7
-from monitoring.lake import Lake
-from monitoring.shipper import ship_once
-from monitoring.unmatched import known
+from monitoring.intake.ids import uuid7
+from monitoring.intake.shipper import ship_once
+from monitoring.lake.lake import Lake
+from monitoring.reading.api import events, labels
+from monitoring.reading.unmatched import known
 from perene.cli import app
 from perene.config import load
 from perene.status import overview
@@ -200,7 +200,7 @@ def test_the_lake_away_postpones_the_count(tmp_path: Path, champion: Bundle, mon
         raise OSError("the disk is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr("monitoring.unmatched.known", away)
+        patched.setattr("monitoring.reading.unmatched.known", away)
         before = watched(tmp_path, champion)
     assert (before.unmatched, before.snapshot()["labels_parked"]) == (0, 1)
     world.play(1, shift=5.0)

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.events import PredictionEvent
-from monitoring.ids import uuid7
-from monitoring.lake import Lake
-from monitoring.pseudonyms import plain
-from monitoring.shipper import ship_once
-from monitoring.tombstones import Tombstone
+from monitoring.intake.events import PredictionEvent
+from monitoring.intake.ids import uuid7
+from monitoring.intake.pseudonyms import plain
+from monitoring.intake.shipper import ship_once
+from monitoring.lake.lake import Lake
+from monitoring.lake.tombstones import Tombstone
 from perene.cli import app
 from serving.errors import JobUnknown
 from serving.jobs.job import Failure, Job, ids_of

@@ -12,10 +12,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.blocks import Block
-from monitoring.events import Event, LabelEvent, PredictionEvent
-from monitoring.lake import Lake
-from monitoring.upkeep_run import Job, round_of
+from monitoring.intake.blocks import Block
+from monitoring.intake.events import Event, LabelEvent, PredictionEvent
+from monitoring.lake.lake import Lake
+from monitoring.lake.upkeep_run import Job, round_of
 from registry.contract import Column, Contract, Output
 
 NOON = 1_772_366_400.0
@@ -171,7 +171,7 @@ def test_numbers_that_repeat_and_numbers_that_do_not_come_back_as_they_were(tmp_
 
 def test_a_window_reads_only_its_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what footers say of the time; the rows are those of a reading without it."""
-    monkeypatch.setattr("monitoring.encodings.GROUP_ROWS", 100)
+    monkeypatch.setattr("monitoring.lake.encodings.GROUP_ROWS", 100)
     rows: list[tuple[int, Event | Block]] = [(n + 1, _prediction(n, 1, NOON + n)) for n in range(1_000)]
     lake = Lake(tmp_path)
     [key] = lake.write(rows, boot="b", first=1, last=1_000, contracts={("bikes", 1): OLD})
@@ -195,7 +195,7 @@ def test_labels_of_a_window_are_found_among_many(tmp_path: Path, monkeypatch: py
     since, until = (datetime.fromtimestamp(NOON + hours * 3600, UTC) for hours in (10, 20))
     found = []
     for rows_at_once in (1, 4, 1_000_000):
-        monkeypatch.setattr("monitoring.lake_rows.AT_ONCE", rows_at_once)
+        monkeypatch.setattr("monitoring.lake.lake_rows.AT_ONCE", rows_at_once)
         found.append(lake.joined("bikes", since=since, until=until))
         ids = found[-1].column("_id")
         assert lake.read("bikes", "label", columns=["_label"], ids=ids).column_names == ["_label"]

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from monitoring.events import PredictionEvent
-from monitoring.lake import Lake
-from monitoring.upkeep_run import Job, Result, Spec
+from monitoring.intake.events import PredictionEvent
+from monitoring.lake.lake import Lake
+from monitoring.lake.upkeep_run import Job, Result, Spec
 from perene.api import events
 from perene.config import Settings, load
 from perene.doctor import examine
@@ -75,7 +75,7 @@ def test_commands_go_by_the_setting(settings: Settings, s3: S3) -> None:
 
 
 def _round(spec: Path, result: Path) -> int:
-    command = [sys.executable, "-m", "monitoring.upkeep_run", str(spec), str(result)]
+    command = [sys.executable, "-m", "monitoring.lake.upkeep_run", str(spec), str(result)]
     return subprocess.run(command, check=False).returncode
 
 

@@ -13,10 +13,10 @@ from registry.archive import FOLDER
 from registry.log import Facts, build_bundle
 from registry.mlflow_store import Store
 from registry.signing import load_signer, load_verifier, new_key, verify_bundle
-from retrain.child import Spec, _build, _register
 from retrain.places import Places
-from retrain.select import Contender
 from retrain.settings import RetrainSettings
+from retrain.training.child import Spec, _build, _register
+from retrain.training.select import Contender
 from tests.conftest import Toy
 
 

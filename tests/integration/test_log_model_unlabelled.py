@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from prometheus_client import CollectorRegistry
 
-from monitoring.metrics import WorkerMetrics
-from monitoring.monitor import Monitor
+from monitoring.alerting.metrics import WorkerMetrics
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.monitor import Monitor
 from registry.bundle import Bundle
 from registry.log import build_bundle
 from registry.mlflow_store import Store

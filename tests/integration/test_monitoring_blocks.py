@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monitoring.blocks import MANY, Answered, Block, Columns, block_of_answers, block_of_events, decode
-from monitoring.events import Arm, PredictionEvent, encoder
-from monitoring.lake import Lake
-from monitoring.lake_tables import prediction_table
-from monitoring.ranges import Range, SpoolReader
-from monitoring.shipper import ship_once
-from monitoring.spool import Spool
+from monitoring.intake.blocks import MANY, Answered, Block, Columns, block_of_answers, block_of_events, decode
+from monitoring.intake.events import Arm, PredictionEvent, encoder
+from monitoring.intake.ranges import Range, SpoolReader
+from monitoring.intake.shipper import ship_once
+from monitoring.intake.spool import Spool
+from monitoring.lake.lake import Lake
+from monitoring.lake.lake_tables import prediction_table
 from registry.contract import Column, Contract, Output
 from serving.decode import Decoder
 from serving.dialects.json_rows import read_rows

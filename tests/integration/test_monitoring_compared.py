@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from monitoring.compared import LEAST, ROWS, Compared, Window, compared
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
+from monitoring.reading.compared import LEAST, ROWS, Compared, Window, compared
 from registry.contract import Column, Contract, Output
 from tests.integration import retrain_toy as toy
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.evidently_report import HTML, JSON, VERDICTS, ReportFiles, write_report
+from monitoring.reports.evidently_report import HTML, JSON, VERDICTS, ReportFiles, write_report
 from registry.contract import Column, Contract, Output
 from registry.errors import ConfigInvalid
 
@@ -21,7 +21,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import pandas as pd
-from monitoring.evidently_report import write_report
+from monitoring.reports.evidently_report import write_report
 from registry.contract import Contract
 folder = Path(sys.argv[1])
 contract = Contract.from_dict(json.loads((folder / "contract.json").read_text()))

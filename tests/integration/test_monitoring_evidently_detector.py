@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-from monitoring import evidently_detector
-from monitoring.assess import assess
-from monitoring.detector_checks import run
-from monitoring.detectors import resolve
+from monitoring.drift import evidently_detector
+from monitoring.drift.assess import assess
+from monitoring.drift.detector_checks import run
+from monitoring.drift.detectors import resolve
 from monitoring.settings import MonitoringSettings
 from tests.unit.test_monitoring_detectors import SPEC, window
 

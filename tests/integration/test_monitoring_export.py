@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.export import ExportRefused, export
-from monitoring.lake import Lake
-from monitoring.recorded import Recorded
+from monitoring.lake.lake import Lake
+from monitoring.reading.export import ExportRefused, export
+from monitoring.reading.recorded import Recorded
 from registry.contract import Column, Contract, Output
 from registry.errors import ConfigInvalid
 from tests.integration.batch_files import left

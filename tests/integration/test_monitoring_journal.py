@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from monitoring import recovery
-from monitoring.blocks import MANY, Answered, Block, decode
-from monitoring.events import LabelEvent
-from monitoring.journal import SEGMENT_BYTES, SUFFIXES, Journal, Kind, read_segment
-from monitoring.lake import Lake
-from monitoring.losses import Claims
-from monitoring.recovery import Recovered, recover
-from monitoring.shipper import ship_once
-from monitoring.spool import Spool, connect
+from monitoring.intake import recovery
+from monitoring.intake.blocks import MANY, Answered, Block, decode
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.journal import SEGMENT_BYTES, SUFFIXES, Journal, Kind, read_segment
+from monitoring.intake.losses import Claims
+from monitoring.intake.recovery import Recovered, recover
+from monitoring.intake.shipper import ship_once
+from monitoring.intake.spool import Spool, connect
+from monitoring.lake.lake import Lake
 from registry.contract import Column, Contract, Output
 from registry.errors import StoreUnavailable
 from serving.decode import Decoder
@@ -332,7 +332,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.integration.test_monitoring_journal import CONTRACT, NEVER, _answered
-from monitoring.spool import Spool
+from monitoring.intake.spool import Spool
 
 spool = Spool.open(Path(sys.argv[1]), commit_interval_s=NEVER, journal_bytes=int(sys.argv[2]))
 spool.register("m", 1, CONTRACT.to_dict())

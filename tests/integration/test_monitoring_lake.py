@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.api import events
-from monitoring.events import Event, LabelEvent, PredictionEvent
-from monitoring.lake import Key, Lake
+from monitoring.intake.events import Event, LabelEvent, PredictionEvent
+from monitoring.lake.lake import Key, Lake
+from monitoring.reading.api import events
 from registry.contract import Column, Contract, Output
 from registry.errors import ModelUnknown
 

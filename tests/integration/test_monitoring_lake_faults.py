@@ -9,11 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from monitoring.api import events
-from monitoring.events import Event, LabelEvent, PredictionEvent
-from monitoring.lake import Key, Lake
-from monitoring.shipper import ship_once
-from monitoring.spool import Spool
+from monitoring.intake.events import Event, LabelEvent, PredictionEvent
+from monitoring.intake.shipper import ship_once
+from monitoring.intake.spool import Spool
+from monitoring.lake.lake import Key, Lake
+from monitoring.reading.api import events
 from registry.contract import Column, Contract, Output
 
 CONTRACT = Contract("m", (Column("x", "float"),), Output("classification", (0, 1)))

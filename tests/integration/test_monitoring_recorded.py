@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from monitoring import upkeep
-from monitoring.lake import Key, Lake
-from monitoring.recorded import Newest, Recorded, mark_of, recorded_versions
-from monitoring.usage import usage
+from monitoring.lake import upkeep
+from monitoring.lake.lake import Key, Lake
+from monitoring.reading.recorded import Newest, Recorded, mark_of, recorded_versions
+from monitoring.reading.usage import usage
 from registry.contract import Column, Contract, Output
 from registry.errors import StoreUnavailable
 from tests.integration.recorded_toy import DAY, NOON, Recorder, plain_rows

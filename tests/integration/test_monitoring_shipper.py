@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from monitoring.events import LabelEvent, PredictionEvent
-from monitoring.lake import Key, Lake
-from monitoring.ranges import MAX_ROWS, Range, SpoolReader
-from monitoring.shipper import ship_once
-from monitoring.spool import Spool, connect
+from monitoring.intake.events import LabelEvent, PredictionEvent
+from monitoring.intake.ranges import MAX_ROWS, Range, SpoolReader
+from monitoring.intake.shipper import ship_once
+from monitoring.intake.spool import Spool, connect
+from monitoring.lake.lake import Key, Lake
 from registry.contract import Column, Contract, Output
 
 CONTRACT = Contract("m", (Column("x", "float"),), Output("regression"))
@@ -227,7 +227,7 @@ def test_range_survives_reopening(tmp_path: Path) -> None:
 
 def _command(tmp_path: Path) -> list[str]:
     paths = ["--spool-dir", str(tmp_path / "spool"), "--lake", str(tmp_path / "lake")]
-    return [sys.executable, "-m", "monitoring.shipper", *paths, "--interval", "0.05", "--min-rows", "1000000"]
+    return [sys.executable, "-m", "monitoring.intake.shipper", *paths, "--interval", "0.05", "--min-rows", "1000000"]
 
 
 def _until(happens: Callable[[], bool]) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from monitoring.blocks import decode
-from monitoring.events import LabelEvent
-from monitoring.spool import Spool, connect
+from monitoring.intake.blocks import decode
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.spool import Spool, connect
 from registry.errors import StoreUnavailable
 
 
@@ -212,8 +212,8 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
 OUT_OF_HANDLES = """
 import os, resource, sys, time
 from pathlib import Path
-from monitoring.events import LabelEvent
-from monitoring.spool import Spool
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.spool import Spool
 
 label = LabelEvent("id-1", "m", 1.0, 1.0, 1.0)
 with Spool.open(Path(sys.argv[1]), commit_interval_s=0.01) as spool:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from monitoring.events import LabelEvent, PredictionEvent
-from monitoring.lake import Key, Lake
-from monitoring.shipper import ship_once
-from monitoring.spool import Spool
-from monitoring.storage import Storage
+from monitoring.intake.events import LabelEvent, PredictionEvent
+from monitoring.intake.shipper import ship_once
+from monitoring.intake.spool import Spool
+from monitoring.lake.lake import Key, Lake
+from monitoring.lake.storage import Storage
 from registry.contract import Column, Contract, Output
 from registry.errors import ConfigInvalid
 from tests.integration.s3_server import S3

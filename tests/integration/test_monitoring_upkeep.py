@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring import upkeep
-from monitoring.events import Event, LabelEvent, PredictionEvent
-from monitoring.lake import Key, Lake
+from monitoring.intake.events import Event, LabelEvent, PredictionEvent
+from monitoring.lake import upkeep
+from monitoring.lake.lake import Key, Lake
 from registry.contract import Column, Contract, Output
 
 NOON = 1_772_366_400.0

@@ -90,7 +90,7 @@ def test_a_detector_is_put_to_the_test_by_the_command(tmp_path: Path, monkeypatc
     """Exit status 1 and the failed check's name, for a statistic that is always far."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    text = "from monitoring.detectors import Statistic\nfar = Statistic(lambda spec, w, q: 1.0, 0.5)\n"
+    text = "from monitoring.drift.detectors import Statistic\nfar = Statistic(lambda spec, w, q: 1.0, 0.5)\n"
     (tmp_path / "always_far.py").write_text(text)
     good = CliRunner().invoke(app, ["drift", "check", "ladder", "--json"])
     bad = CliRunner().invoke(app, ["drift", "check", "always_far:far", "--json"])

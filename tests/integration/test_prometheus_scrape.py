@@ -10,8 +10,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, start_http_server
 
 from grafana.rows import rows
-from monitoring.alert_rules import rules
-from monitoring.metrics import SERVE, WORKER, Metric, ServeMetrics, WorkerMetrics
+from monitoring.alerting.alert_rules import rules
+from monitoring.alerting.metrics import SERVE, WORKER, Metric, ServeMetrics, WorkerMetrics
 from tests.prometheus import configure, get, prometheus, until_all_are_up, until_value
 
 ASKED = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.alert_limits import Pace
-from monitoring.alerts import render
+from monitoring.alerting.alert_limits import Pace
+from monitoring.alerting.alerts import render
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.export import export
-from monitoring.lake import Lake
-from monitoring.usage import usage
+from monitoring.lake.lake import Lake
+from monitoring.reading.export import export
+from monitoring.reading.usage import usage
 from registry.bundle import read_bundle
 from tests.integration.recorded_toy import DAY, NOON, Recorder, again, plain_rows
 from tests.integration.s3_server import S3

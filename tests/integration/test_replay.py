@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.blocks import Answered, block_of_answers
-from monitoring.ids import uuid7s
-from monitoring.lake import Lake
+from monitoring.intake.blocks import Answered, block_of_answers
+from monitoring.intake.ids import uuid7s
+from monitoring.lake.lake import Lake
 from registry.bundle import read_bundle
 from registry.contract import Column, Output
 from serving.batch.refusals import BatchRefused

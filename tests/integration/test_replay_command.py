@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from monitoring.lake import Lake
+from monitoring.lake.lake import Lake
 from perene.cli import app
 from registry.bundle import read_bundle
 from registry.errors import ModelUnknown, NameInvalid, PereneError, VersionUnknown

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from monitoring.catalogue import WORKER
+from monitoring.alerting.catalogue import WORKER
 from retrain.gauges import OTHERS
 from retrain.settings import WorkerSettings
 from retrain.worker import Worker, create_worker

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.lake import Lake
-from monitoring.page import Page, html, markdown
-from monitoring.period import fold
+from monitoring.lake.lake import Lake
+from monitoring.reading.period import fold
+from monitoring.reports.page import Page, html, markdown
 from monitoring.settings import MonitoringSettings
 from registry.baseline import build_baseline
 from registry.bundle import Bundle
 from registry.contract import Column, Contract, Output
 from registry.original import Answers
 from registry.reference import build_reference
-from retrain.performance import _quality
-from retrain.performance_page import page
-from retrain.report_spec import Spec
+from retrain.reports.performance import _quality
+from retrain.reports.performance_page import page
+from retrain.reports.report_spec import Spec
 
 EVIL = "<script>alert(1)</script>|x"
 START = datetime(2026, 3, 2, tzinfo=UTC)

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from monitoring.alerting.metrics import WorkerMetrics
 from monitoring.erasure.wanted import Wanted
-from monitoring.metrics import WorkerMetrics
 from monitoring.settings import MonitoringSettings
 from perene.erasure.places import Aim, Item
 from perene.erasure.places import Reports as ErasedReports
 from registry.ledger import Ledger
 from retrain.places import Places
-from retrain.report_spec import FACTS, LOGGED, lock_of
-from retrain.reports import Reports
+from retrain.reports.report_spec import FACTS, LOGGED, lock_of
+from retrain.reports.reports import Reports
 from tests.integration import retrain_toy as toy
 
 DAILY = MonitoringSettings(daily_report=True, performance_report="weekly", metrics=("tests.integration.own:half",))
@@ -225,8 +225,8 @@ def test_a_report_waits_for_an_erasure_and_a_worker_that_lost_the_lease_writes_n
 
 def test_a_store_that_is_away_costs_the_copy_and_not_the_report(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow is tried again; then the report stands without it."""
-    monkeypatch.setattr("retrain.reports.PAUSE_S", 0.0)
-    monkeypatch.setattr("retrain.reports.ATTEMPTS", 2)
+    monkeypatch.setattr("retrain.reports.reports.PAUSE_S", 0.0)
+    monkeypatch.setattr("retrain.reports.reports.ATTEMPTS", 2)
     (home / "mlflow.db").write_bytes(b"no database")
     with Made(home) as made:
         made.reports.look(toy.MODEL, 1, MonitoringSettings(), NOON)

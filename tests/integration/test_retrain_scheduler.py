@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from registry.errors import LeaseLost
 from registry.ledger import Ledger
 from retrain.leader import Leader
-from retrain.scheduler import Clock
 from retrain.settings import WorkerSettings
+from retrain.triggering.scheduler import Clock
 from retrain.worker import create_worker
 
 

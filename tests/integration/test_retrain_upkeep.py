@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry
 
-from monitoring import upkeep
-from monitoring.consumed import MERGED, Consumed, spool_range
-from monitoring.lake import Key, Lake
-from monitoring.lake_tables import Kind
-from monitoring.metrics import WorkerMetrics
+from monitoring.alerting.metrics import WorkerMetrics
+from monitoring.lake import upkeep
+from monitoring.lake.consumed import MERGED, Consumed, spool_range
+from monitoring.lake.lake import Key, Lake
+from monitoring.lake.lake_tables import Kind
+from monitoring.lake.upkeep_run import Job, Result, round_of
 from monitoring.settings import MonitoringSettings
-from monitoring.upkeep_run import Job, Result, round_of
 from registry.bundle import Bundle, read_bundle
 from registry.ledger import LEADER, Ledger
 from retrain.places import Places
@@ -127,7 +127,7 @@ def test_control_a_merged_file_taken_for_a_new_one_is_caught(
     home.feed()
     before = home.picture()
     home.tidy()
-    monkeypatch.setattr("monitoring.consumed.MERGED", "no such name")
+    monkeypatch.setattr("monitoring.lake.consumed.MERGED", "no such name")
     home.feed()
     assert home.watch.labels == 2 * 3 * toy.PER_DAY
     assert home.picture() != before

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from monitoring.detectors import DetectorFailed
-from monitoring.lake import Lake
+from monitoring.drift.detectors import DetectorFailed
+from monitoring.lake.lake import Lake
 from monitoring.settings import MonitoringSettings
 from registry.bundle import Bundle, read_bundle
 from registry.ledger import LEADER, Ledger

@@ -182,7 +182,7 @@ def training(ledger: Ledger, parent: int) -> psutil.Process | None:
     if run is None or run.step != "train":
         return None
     children: list[psutil.Process] = psutil.Process(parent).children()
-    return next((c for c in children if "retrain.child" in " ".join(c.cmdline())), None)
+    return next((c for c in children if "retrain.training.child" in " ".join(c.cmdline())), None)
 
 
 def test_a_killed_worker_leaves_one_run_that_the_next_one_finishes(home: Path) -> None:
@@ -252,7 +252,10 @@ def test_a_stale_child_registers_nothing(home: Path) -> None:
         spec = next(folder.glob("spec-*.json"))
         assert worker.ledger.acquire("leader", worker.leader.holder, 60.0) is not None
         child = subprocess.run(
-            [sys.executable, "-m", "retrain.child", str(stale(spec))], check=False, timeout=60, capture_output=True
+            [sys.executable, "-m", "retrain.training.child", str(stale(spec))],
+            check=False,
+            timeout=60,
+            capture_output=True,
         )
         assert child.returncode == 75
         assert not (folder / "result.json").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monitoring.events import LabelEvent, PredictionEvent
+from monitoring.intake.events import LabelEvent, PredictionEvent
 from tests.conftest import Toy
 from tests.integration.serving_app import (
     SCOPES,

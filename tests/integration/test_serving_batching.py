@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
 from registry.bundle import read_bundle
 from registry.errors import ContractViolation
 from serving.decode import Decoder

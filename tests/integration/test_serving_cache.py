@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from monitoring.events import PredictionEvent
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.events import PredictionEvent
 from registry.bundle import read_bundle
 from serving.decode import Decoder
 from serving.engine import Answer

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from monitoring.metrics import ServeMetrics
-from monitoring.spool import Spool
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.spool import Spool
 from serving.app import create_app
 from serving.observed.request_log import RequestLog
 from serving.observed.seen import Observer

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from monitoring.events import PredictionEvent
+from monitoring.intake.events import PredictionEvent
 from serving.loaded.models import Loader, Model
 from serving.native import NativeEngine
 from tests.integration.native_models import moody_bundle

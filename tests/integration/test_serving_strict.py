@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.events import PredictionEvent
-from monitoring.spool import connect
+from monitoring.intake.events import PredictionEvent
+from monitoring.intake.spool import connect
 from tests.integration.serving_toy import ROW, Cache, answer, serving, stored_events
 from tests.integration.test_serving_lanes import lanes, request, send
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.events import PredictionEvent
+from monitoring.intake.events import PredictionEvent
 from registry.bundle import seal
 from serving.routing import Route, choose
 from serving.state import Failure

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from monitoring import upkeep
-from monitoring.lake import Key, Lake
-from monitoring.usage import Used, Whose, usage
+from monitoring.lake import upkeep
+from monitoring.lake.lake import Key, Lake
+from monitoring.reading.usage import Used, Whose, usage
 from perene.cli import app
 from perene.usage import bill, csv_text
 from perene.usage_settings import UsageSettings

@@ -19,10 +19,10 @@ import registry.errors
 import serving.errors
 from docs import generate
 from grafana.rows import rows
-from monitoring.catalogue import CATALOGUE
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.catalogue import CATALOGUE
+from monitoring.alerting.metrics import ServeMetrics
+from monitoring.intake.spool import Spool
 from monitoring.settings import MonitoringSettings
-from monitoring.spool import Spool
 from perene.cli import app
 from perene.config import Settings
 from retrain.settings import RetrainSettings

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from grafana.dashboard import build, render
-from monitoring.catalogue import CATALOGUE
-from monitoring.generated import keep_current
+from monitoring.alerting.catalogue import CATALOGUE
+from monitoring.alerting.generated import keep_current
 
 FILE = Path(__file__).parents[2] / "deploy/grafana/perene.json"
 SERIES = {name: metric for metric in CATALOGUE for name in metric.series}

@@ -13,10 +13,10 @@ import yaml
 from typer.testing import CliRunner
 
 from grafana.rows import rows
-from monitoring.alert_limits import Limits, Pace, limits_from
-from monitoring.alert_rules import Rule, rules
-from monitoring.alerts import main, render
-from monitoring.catalogue import CATALOGUE
+from monitoring.alerting.alert_limits import Limits, Pace, limits_from
+from monitoring.alerting.alert_rules import Rule, rules
+from monitoring.alerting.alerts import main, render
+from monitoring.alerting.catalogue import CATALOGUE
 from perene.cli import app
 from registry.errors import ConfigInvalid
 

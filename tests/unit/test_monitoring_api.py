@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from monitoring.api import moment
+from monitoring.reading.api import moment
 from registry.errors import ConfigInvalid
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monitoring.lake_tables import unify
-from monitoring.monitor import Monitor
+from monitoring.lake.lake_tables import unify
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.monitor import Monitor
 from registry.contract import Column, Contract, Output
 from registry.reference import MAX_OTHERS, bin_counts, build_reference
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.cause import explain
-from monitoring.diagnosis import diagnose
-from monitoring.estimated import FINE, counted, estimate
-from monitoring.findings import State
-from monitoring.known import KnownEvent, event_at
-from monitoring.season import matched
-from monitoring.windows import Window
+from monitoring.drift.cause import explain
+from monitoring.drift.season import matched
+from monitoring.drift.windows import Window
+from monitoring.watching.diagnosis import diagnose
+from monitoring.watching.estimated import FINE, counted, estimate
+from monitoring.watching.findings import State
+from monitoring.watching.known import KnownEvent, event_at
 from registry.contract import Column, Contract, Output
 from registry.estimate import build_estimate
 from registry.loss import bounded_loss

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitoring.assess import assess
-from monitoring.detector_checks import CHECKS, run
-from monitoring.detectors import Detector, DetectorFailed, Statistic, resolve
+from monitoring.drift.assess import assess
+from monitoring.drift.detector_checks import CHECKS, run
+from monitoring.drift.detectors import Detector, DetectorFailed, Statistic, resolve
+from monitoring.drift.windows import Window
 from monitoring.settings import MonitoringSettings
-from monitoring.windows import Window
 from registry.errors import ConfigInvalid
 from registry.reference import FIRST_NUMBER
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import struct
 
-from monitoring.blocks import Block
 from monitoring.erasure.wanted import Wanted, without
-from monitoring.events import LabelEvent
-from monitoring.lake_tables import prediction_table
-from monitoring.pseudonyms import plain
+from monitoring.intake.blocks import Block
+from monitoring.intake.events import LabelEvent
+from monitoring.intake.pseudonyms import plain
+from monitoring.lake.lake_tables import prediction_table
 
 
 def block(counts: list[int]) -> Block:

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from monitoring.blocks import decode
-from monitoring.events import LabelEvent, PredictionEvent, encoder, value_text
+from monitoring.intake.blocks import decode
+from monitoring.intake.events import LabelEvent, PredictionEvent, encoder, value_text
 
 
 def _prediction(**change: Any) -> PredictionEvent:

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from monitoring.ids import _Clock, _format, uuid7, uuid7s
+from monitoring.intake.ids import _Clock, _format, uuid7, uuid7s
 
 
 def test_is_a_version_7_uuid_of_now() -> None:

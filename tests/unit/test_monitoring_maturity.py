@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.maturity import DEPTH, Maturity, facts, forgot, labelled, merge, predicted
+from monitoring.watching.maturity import DEPTH, Maturity, facts, forgot, labelled, merge, predicted
 
 HOUR, DAY = 3_600.0, 86_400.0
 

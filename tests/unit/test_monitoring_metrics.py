@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.catalogue import CATALOGUE, SERVE, WORKER, Metric
-from monitoring.metrics import ServeMetrics, WorkerMetrics
+from monitoring.alerting.catalogue import CATALOGUE, SERVE, WORKER, Metric
+from monitoring.alerting.metrics import ServeMetrics, WorkerMetrics
 
 
 def _scraped(registry: CollectorRegistry) -> dict[str, str]:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.findings import Finding
-from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.findings import Finding
+from monitoring.watching.monitor import Monitor
 from registry.contract import Column, Contract, Output
 from registry.errors import ConfigInvalid
 from registry.loss import bounded_loss

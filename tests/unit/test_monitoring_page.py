@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from monitoring.page import LONGEST, Page, Section, Table, html, markdown
+from monitoring.reports.page import LONGEST, Page, Section, Table, html, markdown
 
 HOSTILE = (
     "</td></table><script>alert(1)</script>",

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.monitor import Monitor
 from tests.unit.test_monitoring_monitor import (
     REGRESSION,
     SETTINGS,

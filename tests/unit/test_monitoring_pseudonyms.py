@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.blocks import Answered, block_of_answers, by_policy
-from monitoring.pseudonyms import Pseudonyms, load_pseudonyms, plain
+from monitoring.intake.blocks import Answered, block_of_answers, by_policy
+from monitoring.intake.pseudonyms import Pseudonyms, load_pseudonyms, plain
 from registry.contract import Column, Contract, Output
 from registry.errors import ConfigInvalid, StoreUnavailable
 

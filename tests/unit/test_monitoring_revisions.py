@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.revisions import in_order, numbered
+from monitoring.lake.revisions import in_order, numbered
 
 ROWS = st.tuples(st.sampled_from("ab"), st.sampled_from([1.0, 2.0, None]), st.integers(0, 3), st.sampled_from("xy"))
 

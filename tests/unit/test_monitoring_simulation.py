@@ -11,10 +11,10 @@ from bench.monitoring import beside, car_loan, claims, concept, streams, usual_r
 from bench.monitoring.judged import judge_stream
 from bench.monitoring.replayed import same_state
 from bench.monitoring.streams import Make
-from monitoring.assess import assess
-from monitoring.estimated import FINE, counted, estimate
+from monitoring.drift.assess import assess
+from monitoring.drift.windows import DEPTH, Window
 from monitoring.settings import MonitoringSettings
-from monitoring.windows import DEPTH, Window
+from monitoring.watching.estimated import FINE, counted, estimate
 from registry.estimate import build_estimate
 from registry.loss import bounded_loss
 

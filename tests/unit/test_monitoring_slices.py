@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monitoring import slices
-from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.watching import slices
+from monitoring.watching.monitor import Monitor
 from registry.contract import Column, Contract, Output
 from registry.reference import bin_name, build_reference
 

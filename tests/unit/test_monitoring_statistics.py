@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.data_quality import check_column, fisher_p, record_p
-from monitoring.drift import benjamini_hochberg, cells, compare, corrected_psi, g_test, severity
-from monitoring.findings import Finding
-from monitoring.quality import ESR, null_level, update
+from monitoring.drift.data_quality import check_column, fisher_p, record_p
+from monitoring.drift.drift import benjamini_hochberg, cells, compare, corrected_psi, g_test, severity
+from monitoring.drift.verdict import Flags, Rule, Verdict, advance
+from monitoring.drift.windows import Window, ladder, merge, scales_of, segments
 from monitoring.settings import MonitoringSettings
-from monitoring.verdict import Flags, Rule, Verdict, advance
-from monitoring.windows import Window, ladder, merge, scales_of, segments
+from monitoring.watching.findings import Finding
+from monitoring.watching.quality import ESR, null_level, update
 
 DRIFT = Rule("confirmed", 2, 3, 3)
 

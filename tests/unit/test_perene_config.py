@@ -206,7 +206,7 @@ def test_a_lake_with_a_secret_in_its_url_is_refused(tmp_path: Path, url: str) ->
 )
 def test_one_place_says_where_the_lake_is(tmp_path: Path, url: str, root: str) -> None:
     """For commands, the server's shipper and the worker alike, whatever folder they are started in."""
-    from monitoring.lake_root import lake_root
+    from monitoring.lake.lake_root import lake_root
     from perene.up import serve_program, worker_program
     from retrain.settings import WorkerSettings
     from serving.main import programs

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from monitoring.findings import Finding
-from monitoring.monitor import Monitor
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.findings import Finding
+from monitoring.watching.monitor import Monitor
 from perene.cli import app
 from perene.config import load
 from perene.status import overview

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from registry.ledger import Deployment
 from retrain.evidence import replay
-from retrain.experiments import AbStats, Policy, ShadowStats, Trial, advance, trial_evidence
-from retrain.sequential import Stratum
-from retrain.trials import reconcile
+from retrain.trials.experiments import AbStats, Policy, ShadowStats, Trial, advance, trial_evidence
+from retrain.trials.sequential import Stratum
+from retrain.trials.trials import reconcile
 
 NOW = datetime(2013, 7, 1, tzinfo=UTC)
 POLICY = Policy(0.01, 0.05, 300, 0.5, 300, 3000, 30 * 86_400.0, 0.15)

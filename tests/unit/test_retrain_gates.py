@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.promotion import simulate
 from registry.contract import Column, Contract, Output
 from retrain.evidence import gate_evidence, replay
-from retrain.gates import PairedSample, certificate_gate, contract_gate, non_inferiority_gate, passed
+from retrain.gates.gates import PairedSample, certificate_gate, contract_gate, non_inferiority_gate, passed
 
 CONTRACT = Contract("m", (Column("a", "float", nullable=True), Column("b", "string")), Output("regression"))
 

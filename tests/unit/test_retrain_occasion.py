@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.ledger import Ledger
-from retrain.occasion import former_champions, rollbacks
+from retrain.triggering.occasion import former_champions, rollbacks
 
 
 def test_only_a_return_to_an_earlier_champion_is_a_rollback(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from registry.contract import Output
-from retrain.samples import ab_stats, paired_losses
+from retrain.trials.samples import ab_stats, paired_losses
 
 NUMBER = Output("regression")
 CLASSES = Output("classification", (0, 1))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.promotion import simulate
-from retrain.sequential import (
+from retrain.trials.sequential import (
     Score,
     Stratum,
     interval,

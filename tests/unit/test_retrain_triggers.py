@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from monitoring.metrics import WorkerMetrics
+from monitoring.alerting.metrics import WorkerMetrics
 from retrain.gauges import Gauges
-from retrain.triggers import Facts, PastRun, backoff, decide
+from retrain.triggering.triggers import Facts, PastRun, backoff, decide
 
 NOW = datetime(2013, 7, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from registry.errors import ConfigInvalid
-from retrain.scheduler import next_fire
 from retrain.settings import RetrainSettings, WorkerSettings
-from retrain.windows import parse_duration, plan
+from retrain.training.windows import parse_duration, plan
+from retrain.triggering.scheduler import next_fire
 
 NOW = datetime(2013, 9, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.metrics import ServeMetrics
 from serving.errors import Overloaded
 from serving.queues.admission import USED, Admission, Cost, Turn
 from serving.settings import QueueSettings

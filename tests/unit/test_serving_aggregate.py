@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from monitoring.catalogue import SERVE
-from monitoring.metrics import ServeMetrics
+from monitoring.alerting.catalogue import SERVE
+from monitoring.alerting.metrics import ServeMetrics
 from serving.fleet.aggregate import Across, Family, Sample, Snapshot, Tally, counted, merge
 from serving.fleet.numbers import snapshot
 

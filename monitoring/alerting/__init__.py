@@ -1,0 +1,1 @@
+"""Metrics as values, and the alert rules made from them."""

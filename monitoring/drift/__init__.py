@@ -1,0 +1,1 @@
+"""Whether a window differs from the reference: counts, tests, detectors and causes."""

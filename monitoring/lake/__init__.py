@@ -1,0 +1,1 @@
+"""The event lake: its files, tables, revisions, tombstones and upkeep."""

@@ -1,0 +1,1 @@
+"""What the event lake is asked: rows in order, by id, by period, by user."""

@@ -1,0 +1,1 @@
+"""One model's monitor: drift, quality, labels and estimates become findings."""

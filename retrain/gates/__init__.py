@@ -1,0 +1,1 @@
+"""Checks on a trained version, each with the numbers it was made on."""

@@ -1,0 +1,1 @@
+"""Reports of the worker: on findings, on demand, daily and weekly."""

@@ -1,0 +1,1 @@
+"""A training run: its windows, its data, its child and its records."""

@@ -1,0 +1,1 @@
+"""When to retrain: schedule, harm, volume, requests, and what holds them."""
