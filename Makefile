@@ -10,7 +10,7 @@ HOME_DIR ?= .perene
 unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK := true
 
-.PHONY: setup up demo test check format bench bench-monitoring bench-promotion chaos models lock generate clean
+.PHONY: setup up demo test check format bench bench-monitoring bench-promotion bench-retraining chaos models lock generate clean
 
 setup: $(STAMP)
 
@@ -50,8 +50,17 @@ bench-monitoring: setup ## the claims of docs/drift-evidence.md; with FULL=1 an 
 	  $(BIN)/python -m bench.monitoring.$$part $(if $(FULL),--save) || exit 1; done
 	$(if $(FULL),$(BIN)/python -m bench.monitoring.table)
 
-bench-promotion: setup
-	$(BIN)/python -m bench.promotion.simulate
+bench-promotion: setup ## the claims of docs/promotion-evidence.md; with FULL=1 a quarter of an hour, saved and written there
+	$(BIN)/python -m bench.promotion.simulate $(if $(FULL),--full --save)
+	$(BIN)/python -m bench.promotion.gates $(if $(FULL),--write,--runs 500)
+	$(if $(FULL),$(BIN)/python -m bench.promotion.table)
+
+bench-retraining: setup ## docs/retraining-evidence.md; with FULL=1 all of it, saved and written there
+	bench/monitoring/setup
+	$(BIN)/python -m bench.retraining.flights $(if $(FULL),--save,--model flight-time --quarter 0)
+	$(BIN)/python -m bench.retraining.employment $(if $(FULL),--save,--seeds 1)
+	$(BIN)/python -m bench.retraining.synthetic $(if $(FULL),--save,--seeds 3)
+	$(if $(FULL),$(BIN)/python -m bench.retraining.table)
 
 chaos: setup ## kill -9 for longer than CI has time for
 	PERENE_CHAOS=full $(BIN)/python -m pytest tests/chaos tests/acceptance \

@@ -23,10 +23,13 @@ from perene.config import Settings
 from perene.usage_settings import UsageSettings
 from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
+from retrain.gates.settings import GateSettings
 from retrain.settings import RetrainSettings
+from retrain.trials.trial_settings import GuardSettings, OutcomeSettings, TrialSettings
 from serving.settings import (
     ExplainSettings,
     GpuSettings,
+    HookSettings,
     JobSettings,
     LimitSettings,
     QueueSettings,
@@ -55,17 +58,12 @@ MEANINGS: Final = {
     "RetrainSettings.holdout": "the newest labelled rows, kept for judging the candidates",
     "RetrainSettings.maturity": "rows younger than this are left out, because their labels may still come",
     "RetrainSettings.min_labels": "rows below which nothing is trained or judged",
-    "RetrainSettings.alpha": "error rate of the gate and of the trial's tests",
+    "RetrainSettings.alpha": "error rate of the gate",
     "RetrainSettings.cooldown": "pause after a run or a trial; doubled by each run without a candidate, up to 8 times",
     "RetrainSettings.clock": "`event`: that of the latest events, strays aside; `wall`: the machine's clock",
     "RetrainSettings.seed": "seed of the sample taken when there are more than `max_rows`",
-    "RetrainSettings.ab_weight": "share of entities on the candidate's arm",
-    "RetrainSettings.ab_min_per_arm": "labels each arm needs before A/B may end well",
-    "RetrainSettings.ab_planned_per_arm": "labels per arm at which the test is sharpest",
-    "RetrainSettings.experiment_limit": "a trial older than this ends as inconclusive",
     "RetrainSettings.training_timeout_s": "seconds a run may take",
     "RetrainSettings.training_memory_mb": "memory a run may take",
-    "RetrainSettings.promotion": "`auto`: the trial decides; `approve`: it waits for people; `manual`: no trial begins",
 }
 
 
@@ -107,9 +105,14 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "gpu settings": lambda: settings_table(GpuSettings),
     "web settings": lambda: settings_table(WebSettings),
     "job settings": lambda: settings_table(JobSettings),
+    "hook settings": lambda: settings_table(HookSettings),
     "explain settings": lambda: settings_table(ExplainSettings),
     "monitoring settings": lambda: settings_table(MonitoringSettings),
     "retrain settings": lambda: settings_table(RetrainSettings),
+    "gate settings": lambda: settings_table(GateSettings),
+    "trial settings": lambda: settings_table(TrialSettings),
+    "guard settings": lambda: settings_table(GuardSettings),
+    "outcome settings": lambda: settings_table(OutcomeSettings),
 }
 
 

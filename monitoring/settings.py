@@ -23,7 +23,7 @@ class MonitoringSettings(BaseModel):
     expected_days_between_false_alarms: Annotated[
         float, Field(ge=1, description="days of event time between false drift alarms of one model, at least")
     ] = 90.0
-    psi_floor: Annotated[float, Field(ge=0, description="corrected PSI under which a change is ignored")] = 0.02
+    psi_floor: Annotated[float, Field(ge=0, description="corrected PSI up to which a change is tolerated")] = 0.02
     confirm: Annotated[int, Field(ge=1, description="flagged windows, among the last `of`, that confirm")] = 2
     of: Annotated[int, Field(ge=1)] = 3
     clear: Annotated[int, Field(ge=1, description="clean windows in a row that end a confirmed state")] = 3

@@ -80,7 +80,7 @@ def log_model(
     )
     with closing(Ledger.open(settings.places.ledger_url)) as ledger:
         me = actor()
-        tag = _examiner(settings, ledger, store).tags(name, version.version)["perene.digest"]
+        tag = examiner(settings, ledger, store).tags(name, version.version)["perene.digest"]
         approvals.record(ledger, name, version.version, kind="registered", actor=me, digest=tag)
         deployment = ledger.deployment(name)
         if deployment is None:
@@ -131,7 +131,7 @@ def promote(
         if current is not None and current.champion == version and current.candidate is None:
             raise LedgerConflict(f"version {version} of '{name}' already is the champion", where="version")
         store = open_store(settings)
-        broken = _examiner(settings, ledger, store).examine(
+        broken = examiner(settings, ledger, store).examine(
             name, version, champion=current.champion if current else None, actor=by, breaking=breaking
         )
         moved = ledger.move(
@@ -159,7 +159,7 @@ def approve(
     settings = settings or configured()
     by = by or actor()
     with closing(Ledger.open(settings.places.ledger_url)) as ledger:
-        digest = _examiner(settings, ledger, open_store(settings)).tags(name, version)["perene.digest"]
+        digest = examiner(settings, ledger, open_store(settings)).tags(name, version)["perene.digest"]
         if by in approvals.standing(ledger, name, version).registrars:
             raise NotAllowed(
                 f"{by} registered version {version} of '{name}', and may not approve it as well",
@@ -240,7 +240,8 @@ def actor() -> str:
         return f"uid {os.geteuid()}"
 
 
-def _examiner(settings: Settings, ledger: Ledger, store: Any) -> Examiner:
+def examiner(settings: Settings, ledger: Ledger, store: Any) -> Examiner:
+    """What looks at a version before it becomes champion, as configured."""
     from registry.promotion import Examiner
     from registry.signing import load_verifier
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perene import __version__
+from perene.backtest_commands import add_to as add_backtest_command
 from perene.config import Settings, load
 from perene.erase_commands import add_to as add_erase_command
 from perene.events_commands import app as events_app
+from perene.experiment_commands import app as experiment_app
 from perene.explain_commands import add_to as add_explain_command
 from perene.job_commands import app as jobs_app
 from perene.key_commands import app as keys_app
@@ -25,6 +27,8 @@ from perene.options import examples as _examples
 from perene.output import emit, fail, progress, say
 from perene.registry_commands import add_to
 from perene.report_commands import add_to as add_report_commands
+from perene.retrain_commands import add_to as add_retrain_commands
+from perene.route_command import route
 from perene.usage_commands import add_to as add_usage_command
 from perene.version_commands import add_to as add_version_commands
 from registry.errors import ConfigInvalid, NameInvalid, PereneError
@@ -40,6 +44,8 @@ app.add_typer(grafana_app, name="grafana")
 app.add_typer(keys_app, name="keys")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(events_app, name="events")
+app.add_typer(experiment_app, name="experiment")
+app.command()(route)
 add_label_commands(events_app)
 add_version_commands(app)
 
@@ -345,6 +351,8 @@ def _parse(text: str) -> Any:
 add_explain_command(app)
 add_usage_command(app)
 add_report_commands(app)
+add_retrain_commands(app)
+add_backtest_command(app)
 add_to(app)  # after those above: `--help` lists commands in this order
 add_erase_command(app)
 

@@ -20,7 +20,7 @@ from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
 from retrain.places import Places
 from retrain.settings import RetrainSettings, WatchSettings
-from serving.settings import GpuSettings, JobSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
+from serving.settings import GpuSettings, HookSettings, JobSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
 
 FILE = "perene.toml"
 
@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     )
     worker_host: str = "127.0.0.1"
     worker_port: int = Field(default=8002, ge=1, le=65535)
+    runs_at_once: int = Field(
+        default=1, ge=1, le=64, description="retraining runs of all models that the worker has under way at once"
+    )
     policy: LedgerPolicy = Field(LedgerPolicy(), description="the table `[policy]`: who may promote what")
     signing: SigningSettings = Field(SigningSettings(), description="the table `[signing]`: who vouches for versions")
     usage: UsageSettings = Field(UsageSettings(), description="the table `[usage]`: what rows cost")
@@ -119,6 +122,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "web": WebSettings,
         "usage": UsageSettings,
         "jobs": JobSettings,
+        "hooks": HookSettings,
     }
     for part in location[:-1]:
         kind = WatchSettings if kind is Settings and part == "models" else tables.get(str(part), kind)

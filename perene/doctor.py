@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,7 +30,15 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Every check, none of which changes anything but a file in the home folder and the lake that it removes again."""
-    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (_runtime, _home, _disk, _ledger, _lake, _ports)
+    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+        _runtime,
+        _home,
+        _disk,
+        _ledger,
+        _lake,
+        _own_code,
+        _ports,
+    )
     return [found for check in checks for found in check(settings)]
 
 
@@ -86,6 +96,27 @@ def _lake(settings: Settings) -> Iterator[Check]:
         yield Check("event lake", ok=False, found=said, fix="look at lake_url, the bucket and the credentials")
         return
     yield Check("event lake", ok=True, found=f"{where}, {models} models")
+
+
+def _own_code(settings: Settings) -> Iterator[Check]:
+    """Whether the functions that monitoring is told to use can be imported, as the worker does."""
+    wanted = {
+        (f"models.{model}.monitoring.{key}", name)
+        for model, watched in settings.models.items()
+        for key, names in (("detector", (watched.monitoring.detector,)), ("metrics", watched.monitoring.metrics))
+        for name in names
+        if ":" in name
+    }
+    if wanted and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as the worker, which is started in the folder of the module
+    for key, name in sorted(wanted):
+        module, _, attribute = name.partition(":")
+        try:
+            fine = callable(getattr(importlib.import_module(module), attribute))
+            said = name if fine else f"{name} cannot be called"
+        except Exception as error:  # somebody's module: whatever it raises is what is wrong with it
+            fine, said = False, f"{name}: {type(error).__name__}"
+        yield Check(key, fine, said, "start the worker in the folder that holds the module, or mend it")
 
 
 def _ports(settings: Settings) -> Iterator[Check]:

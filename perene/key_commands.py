@@ -27,7 +27,7 @@ def new(
     label: str,
     *,
     scope: Annotated[
-        list[str], typer.Option(help="predict, feedback, read, register, promote, admin or erase; repeatable.")
+        list[str], typer.Option(help="predict, feedback, read, register, promote, admin, erase or alert; repeatable.")
     ],
     model: Annotated[list[str] | None, typer.Option(help="Only these models; repeatable.")] = None,
     requests_per_second: Annotated[float | None, typer.Option(help="On average; 0: no limit.")] = None,

@@ -34,6 +34,11 @@ def progress(step: str, found: str) -> None:
     talk.print(_harmless(found), markup=False)
 
 
+def show(text: str) -> None:
+    """Somebody else's text on stdout, without what a terminal would obey."""
+    sys.stdout.write(_harmless(text))
+
+
 def emit(data: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
     """Data on stdout: JSON when asked for, otherwise a table of `columns` (rows) or `key: value` lines."""
     if as_json:

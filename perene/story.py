@@ -9,6 +9,8 @@ from typing import Any
 from perene.told import meaning, of_version, sentence
 from registry.ledger import Deployment, Evidence, Ledger, Run
 
+_FINE = ("pass", "not applicable")
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -82,8 +84,9 @@ def describe(row: Evidence) -> str:
 
 def _gates(body: dict[str, Any]) -> str:
     gates = body.get("gates", [])
-    failed = [f"{gate['gate']}: {gate['reason']}" for gate in gates if gate["verdict"] != "pass"]
-    return "; ".join(failed) or ", ".join(f"{gate['gate']} pass" for gate in gates)
+    failed = [f"{gate['gate']}: {gate['reason']}" for gate in gates if gate["verdict"] not in _FINE]
+    passed = [f"{gate['gate']} pass" for gate in gates if gate["verdict"] == "pass"]
+    return "; ".join(failed) or ", ".join(passed)
 
 
 def _run(run: Run) -> str:

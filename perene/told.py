@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from monitoring.watching.diagnosis import Action, diagnose
-from monitoring.watching.findings import State
+from monitoring.watching.findings import ALARMS, State
 from registry.ledger import Evidence
 
 __all__ = ["meaning", "of_version", "sentence", "standing"]
 
-ALARMS: Final = ("broken", "confirmed")
 SHOWN: Final = 3
 """Columns that a sentence names; the row of evidence has the others."""
 ADVICE: Final[Mapping[Action, str]] = {

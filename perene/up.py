@@ -68,6 +68,8 @@ def worker_program(settings: Settings) -> Program:
         signing_key=settings.signing.key.resolve() if settings.signing.key else None,
         trusted=settings.signing.trusted,
         allow_pickle=settings.serving.allow_pickle,
+        runs_at_once=settings.runs_at_once,
+        hook_secret=settings.serving.hooks.secret,
     )
     path = _write(settings, "worker.json", worker.model_dump(mode="json"))
     return Program("worker", "retrain", ("--home", str(settings.home), "--settings", str(path)))

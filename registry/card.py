@@ -74,13 +74,14 @@ def render_card(card: Mapping[str, Any]) -> str:
     limits = ["## Limits", "", *(f"- {plain(text)}" for text in card["limits"])]
     ethics = ["## Ethics", "", plain(card["ethics"]) or "Nothing was said."]
     lineage = ["## Lineage", "", *_lineage(card)]
-    parts = (heads, quality, slices, _certificate(card), inputs, limits, ethics, lineage)
+    gates = _gates(card.get("gates", {}))
+    parts = (heads, quality, slices, _certificate(card), gates, inputs, limits, ethics, lineage)
     return "\n".join("\n".join(part).rstrip() + "\n" for part in parts if part)
 
 
 def summary(card: Mapping[str, Any]) -> str:
     """A short form for MLflow's page of a version."""
-    lines = [*_lines(card), "", *_quality(card), "", *_certificate(card)[2:]]
+    lines = [*_lines(card), "", *_quality(card), "", *_certificate(card)[2:], *_gate_line(card.get("gates", {}))]
     return "\n".join(lines)[:SUMMARY_CHARACTERS]
 
 
@@ -154,6 +155,40 @@ def _certificate(card: Mapping[str, Any]) -> list[str]:
         f" adversarial rows, largest relative difference {c['max_difference']:.2g},"
         f" label flips {c['label_flips']}; one row {c['single_row_us']:.0f} µs.",
     ]
+
+
+def _gates(found: Mapping[str, Any]) -> list[str]:
+    """What the gates said of it beside the champion of its day; empty for a version that nobody had to judge."""
+    if not found.get("verdicts"):
+        return []
+    lines = ["## Gates", "", "| gate | verdict | reason |", "|---|---|---|"]
+    lines += [f"| {plain(g['gate'])} | {plain(g['verdict'])} | {plain(g['reason'])} |" for g in found["verdicts"]]
+    for name, title in (("robustness", "disturbed rows"), ("calibration", "error")):
+        if found.get(name):
+            lines += ["", f"| {title} | champion | this version |", "|---|---|---|"]
+            lines += [
+                f"| {plain(e['name'])} | {_figure(e['champion'])} | {_figure(e['candidate'])} |" for e in found[name]
+            ]
+    if found.get("slices"):
+        lines += ["", "Loss that it saves against the champion:", "", "| slice | rows | saved |", "|---|---|---|"]
+        for e in found["slices"]:
+            shown = _figure(e["effect"]) if e["effect"] is not None else "too few rows"
+            lines.append(f"| {plain(e['column'])}: {plain(e['value'])} | {e['rows']:,} | {shown} |")
+    return lines
+
+
+def _gate_line(found: Mapping[str, Any]) -> list[str]:
+    """The verdicts in one line: those that did not pass by name."""
+    verdicts = found.get("verdicts", [])
+    if not verdicts:
+        return []
+    passed = sum(g["verdict"] == "pass" for g in verdicts)
+    others = [f"{plain(g['gate'])} {plain(g['verdict'])}" for g in verdicts if g["verdict"] != "pass"]
+    return ["", f"Gates: {passed} passed" + (f"; {', '.join(others)}." if others else ".")]
+
+
+def _figure(value: float | None) -> str:
+    return "no answer" if value is None else f"{value:.4g}"
 
 
 def _lineage(card: Mapping[str, Any]) -> list[str]:

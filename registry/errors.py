@@ -132,3 +132,15 @@ class PredictionUnknown(NotExplained):
     """No prediction of this id is recorded."""
 
     code = "prediction_unknown"
+
+
+class ExperimentUnknown(PereneError):
+    """There is no trial of this id."""
+
+    code = "experiment_unknown"
+
+
+class ExperimentInvalid(PereneError):
+    """What is asked of a trial cannot be: an option, a reason, a version."""
+
+    code = "experiment_invalid"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.contract import Output
-from registry.reference import bins_of
+from registry.reference import ABOVE, BELOW, FIRST_NUMBER, bins_of
 
 __all__ = ["FINE", "MIN_ROWS", "SCORE", "build_estimate", "confidence", "isotonic"]
 
@@ -25,7 +25,7 @@ FINE: Final = 100
 """Bins of the calibration curve."""
 SCORE: Final = "_score"
 MOST_COLUMNS: Final = 40
-RIDGE: Final = 20.0
+RIDGE: Final = 5.0
 """Rows by which every bin's share of the loss is drawn to nothing."""
 
 
@@ -107,7 +107,7 @@ def _additive(
     base = float(y.mean())
     found = {}
     for name, spec in specs.items():
-        bins = bins_of(spec, score if name == SCORE else _column(frame, name))[usable]
+        bins = _inside(spec, bins_of(spec, score if name == SCORE else _column(frame, name))[usable])
         width = len(spec["counts"])
         rows = np.bincount(bins, minlength=width)
         gain = float((np.bincount(bins, y - base, minlength=width) ** 2 / (rows + RIDGE)).sum())
@@ -123,16 +123,61 @@ def _additive(
             gram[starts[i] : starts[i + 1], starts[j] : starts[j + 1]] = block
             gram[starts[j] : starts[j + 1], starts[i] : starts[i + 1]] = block.T
         right[starts[i] : starts[i + 1]] = np.bincount(found[name][1], y - base, minlength=found[name][2])
-    weights = np.linalg.solve(gram + RIDGE * np.eye(len(gram)), right)
+    weights = np.asarray(np.linalg.solve(gram + RIDGE * np.eye(len(gram)), right), np.float64)
     parts = {name: weights[starts[i] : starts[i + 1]] for i, name in enumerate(names)}
-    fitted = base + sum(parts[name][found[name][1]] for name in names)
+    rest = y - base - sum(parts[name][found[name][1]] for name in names)
+    doubts = {name: _doubt(specs[name], parts[name], found[name][1], rest) for name in names}
     return {
         "kind": "additive",
-        "base": base + float((y - fitted).mean()),
-        "columns": {name: part.tolist() for name, part in parts.items()},
+        "base": base + float(rest.mean()),
+        "columns": {name: _ends(specs[name], part).tolist() for name, part in parts.items()},
+        "doubts": doubts,
         "rows": len(y),
         "sd": float(y.std(ddof=1)),
     }
+
+
+def _inside(spec: Mapping[str, Any], bins: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bins with those beyond the ends joined to the outermost: the reference holds hardly a row out there."""
+    if not _numbers(spec):
+        return bins
+    last = len(spec["counts"]) - 1
+    return np.where(bins == BELOW, FIRST_NUMBER, np.where(bins == ABOVE, last, bins))
+
+
+def _ends(spec: Mapping[str, Any], values: Floats) -> Floats:
+    """Values by cell, with those of the outermost bins beyond them too."""
+    if not _numbers(spec):
+        return values
+    found = values.copy()
+    found[BELOW], found[ABOVE] = values[FIRST_NUMBER], values[-1]
+    return found
+
+
+def _numbers(spec: Mapping[str, Any]) -> bool:
+    return bool(spec["kind"] == "number" and len(spec["counts"]) > FIRST_NUMBER + 1)
+
+
+def _doubt(spec: Mapping[str, Any], part: Floats, bins: npt.NDArray[Any], rest: Floats) -> dict[str, list[float]]:
+    """How little is known of each cell's part: `variance` of it, `share` of rows that it was learnt at, and `step`.
+
+    The variance is of three: noise of the cell's rows; what the ridge took from it, as its rows' mean residual shows;
+    and of a cell that was rarely seen, that it may differ as much as the column's cells do. A step is by how much an
+    outermost bin differs from the next: more rows out there lie further out too, which counts cannot tell.
+    """
+    width = len(part)
+    rows = np.bincount(bins, minlength=width).astype(np.float64)
+    held = np.maximum(rows, 1.0)
+    left = np.bincount(bins, rest, minlength=width) / held
+    noise = (np.bincount(bins, rest**2, minlength=width) + RIDGE * float((rest**2).mean())) / (rows + RIDGE)
+    share = rows / rows.sum()
+    apart = float(share @ part**2)
+    variance = noise / (rows + RIDGE) + left**2 + (RIDGE / (rows + RIDGE)) ** 2 * apart
+    step = np.zeros(width)
+    if _numbers(spec):
+        step[[FIRST_NUMBER, -1]] = abs(part[FIRST_NUMBER] - part[FIRST_NUMBER + 1]), abs(part[-1] - part[-2])
+    told = {"variance": _ends(spec, variance), "share": share, "step": _ends(spec, step)}
+    return {key: [float(f"{value:.4g}") for value in values] for key, values in told.items()}
 
 
 def _column(frame: Any, name: str) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ MAX_ROWS = 50
 def version_html(version: ModelVersion) -> str:
     """Verdict, metrics, contract and how to ask."""
     c = version.certificate
-    head = f"<b>{_text(version.model)}</b> version {version.version}"
+    head = f"<b>{escaped(version.model)}</b> version {version.version}"
     facts: dict[str, object] = {
         "certificate": f"{c['verdict']}: {c['rows']} real and {c['adversarial_rows']} adversarial rows",
         "runtime": f"{c.get('runtime', 'onnx')}, {version.contract.precision}",
@@ -36,7 +36,7 @@ def version_html(version: ModelVersion) -> str:
             table(("", ""), facts.items()),
             table(("metric", "value (95 % interval)"), figures) if figures else "",
             contract_html(version.contract),
-            f"<code>{_text(ask)}</code></div>",
+            f"<code>{escaped(ask)}</code></div>",
         ]
     )
 
@@ -47,14 +47,14 @@ def contract_html(contract: Contract) -> str:
     more = len(contract.columns) - MAX_ROWS
     classes = f" over {len(contract.output.classes)} classes" if contract.output.classes else ""
     tail = f"<p>and {more} more columns</p>" if more > 0 else ""
-    head = f"<p>{_text(contract.model)}: {_text(contract.output.kind)}{classes}, {_text(contract.precision)}</p>"
+    head = f"<p>{escaped(contract.model)}: {escaped(contract.output.kind)}{classes}, {escaped(contract.precision)}</p>"
     return head + table(("column", "type", "null", "training", "event log"), rows) + tail
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """An HTML table of escaped cells."""
-    heads = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    heads = "".join(f"<th>{escaped(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -69,5 +69,6 @@ def _row(contract: Contract) -> str:
     return json.dumps(shown, ensure_ascii=False) if len(shown) == len(contract.columns) else "row"
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
+    """A value as text of HTML."""
     return escape(str(value), quote=True)

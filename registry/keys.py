@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from registry.errors import ConfigInvalid
 
-SCOPES: Final = frozenset({"predict", "feedback", "read", "register", "promote", "admin", "erase"})
+SCOPES: Final = frozenset({"predict", "feedback", "read", "register", "promote", "admin", "erase", "alert"})
 _FORM: Final = re.compile(r"prn_[0-9a-f]{8}_[A-Za-z0-9_-]{43}([0-9a-f]{8})?\Z")
 
 

@@ -69,9 +69,7 @@ class Examiner:
                 if "approvals" in why
                 else "let somebody else promote it",
             )
-        with tempfile.TemporaryDirectory(prefix="perene-") as scratch:
-            bundle = self._sound(model, version, digest, Path(scratch))
-            broken = self._broken(model, bundle, champion, Path(scratch)) if champion not in (None, version) else []
+        broken = self._callers(model, version, digest, champion)
         if broken and not breaking:
             raise NotAllowed(
                 f"callers of version {champion} of '{model}' would break: {'; '.join(broken)}",
@@ -79,6 +77,26 @@ class Examiner:
                 hint="give --breaking if they know",
             )
         return broken
+
+    def examine_candidate(self, model: str, version: int, *, champion: int) -> None:
+        """Check that `version` may be tried against `champion`: as `examine`, but people are not asked yet.
+
+        Raises:
+            VersionUnknown, NotAllowed, BundleCorrupt, StoreUnavailable: as `examine`.
+        """
+        broken = self._callers(model, version, self.tags(model, version)[DIGEST_TAG], champion)
+        if broken:
+            raise NotAllowed(
+                f"callers of version {champion} of '{model}' would break: {'; '.join(broken)}",
+                where="contract",
+                hint=f"no trial can compare the two; perene promote {model} {version} --breaking if they know",
+            )
+
+    def _callers(self, model: str, version: int, digest: str, champion: int | None) -> list[str]:
+        """How callers of the champion would break, once the version's bundle is found sound."""
+        with tempfile.TemporaryDirectory(prefix="perene-") as scratch:
+            bundle = self._sound(model, version, digest, Path(scratch))
+            return self._broken(model, bundle, champion, Path(scratch)) if champion not in (None, version) else []
 
     def tags(self, model: str, version: int) -> dict[str, str]:
         """The version's tags in MLflow, which must say that it is certified.

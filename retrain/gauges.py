@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import Gauge
 
-from monitoring.alerting.catalogue import STAGES, STATES, WORKER
+from monitoring.alerting.catalogue import STATES, WORKER
 from monitoring.alerting.metrics import WorkerMetrics
-from retrain.trials.experiments import Decision
-from retrain.triggering.triggers import Facts, breaker_open
+from retrain.trials.trial_gauges import TrialGauges
+from retrain.trials.trials import Turn
+from retrain.triggering.triggers import Brake, Facts, Trigger, breaker_open
 
 __all__ = ["COLUMNS", "OTHERS", "Gauges", "largest"]
 
 _DRIFT = STATES
-_STAGE = STAGES
-#: Prometheus takes infinity, people do not: e-values are shown up to this.
-LARGEST = 1e12
-
-
 #: Columns of one model with a series of their own: a wide contract must not flood Prometheus.
 COLUMNS = 50
 #: The label of the others, among which the largest value is told.
@@ -50,7 +45,7 @@ class Gauges:
 
     def __init__(self, metrics: WorkerMetrics) -> None:
         self.metrics = metrics
-        self._exposed: dict[tuple[str, str, str], int] = {}
+        self.trials = TrialGauges(metrics)
         self._shown: dict[tuple[Gauge, str], set[Labels]] = {}
 
     def forget(self) -> None:
@@ -128,21 +123,9 @@ class Gauges:
             aware = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
             self.metrics.reference_age_seconds.labels(model).set(max((now - aware).total_seconds(), 0.0))
 
-    def trial(self, model: str, stage: str, decision: Decision | None) -> None:
-        """Effect, bounds and e-values of a trial on its way."""
-        m = self.metrics
-        m.experiment_stage.labels(model).set(_STAGE.get(stage, 0))
-        if decision is None:
-            return
-        facts = decision.facts
-        m.experiment_effect.labels(model).set(facts["effect"])
-        m.experiment_effect_lower.labels(model).set(facts["lower"])
-        m.experiment_effect_upper.labels(model).set(facts["upper"])
-        for test in ("non_inferiority", "superiority", "harm"):
-            if f"log_e_{test}" in facts:
-                m.experiment_evalue.labels(model, test).set(_e(facts[f"log_e_{test}"]))
-        if "log_e_srm" in facts:
-            m.experiment_srm_evalue.labels(model).set(_e(facts["log_e_srm"]))
+    def turn(self, model: str, found: Turn) -> None:
+        """The model's trial."""
+        self.trials.turn(model, found)
 
     def waiting(self, model: str, facts: Facts) -> None:
         """Whether broken runs keep the next one from beginning, and for how long a scheduled one has been due."""
@@ -151,14 +134,9 @@ class Gauges:
         since = (facts.now - due).total_seconds() if due is not None and not facts.in_trial else 0.0
         self.metrics.retrain_overdue_seconds.labels(model).set(max(since, 0.0))
 
-    def exposures(self, model: str, trial: str, arms: Mapping[str, int]) -> None:
-        """Units exposed so far; a counter, so only what is new since the last look is added."""
-        for arm, count in arms.items():
-            before = self._exposed.get((model, trial, arm), 0)
-            if count > before:
-                self.metrics.experiment_exposures_total.labels(model, arm).inc(count - before)
-                self._exposed[model, trial, arm] = count
-
-
-def _e(log_e: float) -> float:
-    return math.exp(min(log_e, math.log(LARGEST)))
+    def held(self, model: str, trigger: Trigger) -> None:
+        """Which brake holds the run that something asks for, and when a time will let it go."""
+        for brake in get_args(Brake):
+            self.metrics.retrain_held.labels(model, brake).set(trigger.brake == brake)
+        at = trigger.next_at.timestamp() if trigger.next_at else 0.0
+        self.metrics.retrain_next_timestamp_seconds.labels(model).set(at)

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from monitoring.lake.lake_root import LakeUrl
 from monitoring.settings import MonitoringSettings
 from registry.errors import ConfigInvalid
 from registry.policy import LedgerPolicy
+from retrain.duration import Duration, read_duration
 from retrain.gates.settings import GateSettings
-from retrain.training.windows import parse_duration
+from retrain.trials.trial_settings import TrialSettings
 
 __all__ = ["RetrainSettings", "WatchSettings", "WorkerSettings"]
-
-
-def _duration(value: object) -> object:
-    """Our own spelling first; the ISO 8601 of a dumped setting is left to pydantic."""
-    if not isinstance(value, str) or value.startswith("P"):
-        return value
-    try:
-        return parse_duration(value)
-    except ConfigInvalid as error:
-        raise ValueError(str(error)) from error
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
 
 
 class RetrainSettings(BaseModel):
@@ -41,7 +29,12 @@ class RetrainSettings(BaseModel):
         default=None, pattern=r"^[\w.]+:\w+$", description="module:function of load(window) -> frame"
     )
     target: str = Field(description="name of the label's column in the training frame")
-    schedule: str | None = Field(default=None, description="cron with five fields, in UTC of the model's clock")
+    schedule: str | None = Field(default=None, description="cron with five fields, on the model's clock")
+    timezone: str = Field(default="UTC", description="whose clocks the schedule means, for example Europe/Berlin")
+    triggers: tuple[Literal["performance", "alert", "volume", "estimated"], ...] = Field(
+        default=("performance", "alert"), description="what brings the next run forward, beside schedule and requests"
+    )
+    volume: float = Field(default=0.2, gt=0, description="share of new labelled rows that the trigger volume asks for")
     windows: tuple[str, ...] = ("90d", "since-drift", "expanding")
     holdout: Duration = timedelta(days=14)
     maturity: Duration = timedelta(days=1)
@@ -53,22 +46,49 @@ class RetrainSettings(BaseModel):
     cooldown: Duration = timedelta(days=7)
     clock: Literal["wall", "event"] = "wall"
     seed: int = 0
-    shadow_labels: int = Field(default=300, ge=30, description="paired labels before shadow may end")
-    ab_weight: float = Field(default=0.5, gt=0, lt=1)
-    ab_min_per_arm: int = Field(default=300, ge=30)
-    ab_planned_per_arm: int = Field(default=3_000, ge=100)
-    experiment_limit: Duration = timedelta(days=30)
+    engine: Literal["process", "ray", "webhook"] = Field(
+        default="process", description="who trains: the run's own process, tasks of Ray, or an external engine"
+    )
+    webhook_url: str = Field(default="", description="of the external engine, which is told where the rows are")
+    webhook_hosts: tuple[str, ...] = Field(
+        default=(), description="hosts that may be told at private addresses, and over plain HTTP"
+    )
+    webhook_timeout: Duration = Field(default=timedelta(days=1), description="time for its answer")
+    callback_url: str = Field(default="", description="of our server, as the external engine reaches it")
+    ray_address: str = Field(default="local", description="of the Ray cluster; `local` starts one for the run")
+    search: str | None = Field(
+        default=None, pattern=r"^[\w.]+:\w+$", description="module:function of search(trial) -> parameters of train"
+    )
+    search_trials: int = Field(default=30, ge=1, le=10_000, description="trials of the search at most")
+    search_seconds: float = Field(default=300.0, gt=0, description="time for all of them")
+    folds: int = Field(default=3, ge=0, le=10, description="folds in the order of time whose losses are logged")
     training_timeout_s: float = Field(default=900.0, gt=0)
     training_memory_mb: int = Field(default=8_192, ge=256)
-    promotion: Literal["auto", "approve", "manual"] = "auto"
     gates: GateSettings = Field(default=GateSettings(), description="the table `[models.NAME.retrain.gates]`")
+
+    @model_validator(mode="after")
+    def _fires(self) -> RetrainSettings:
+        if self.schedule is not None:
+            from retrain.triggering.scheduler import next_fire  # APScheduler, which only a schedule needs
+
+            try:
+                next_fire(self.schedule, datetime.now(UTC), self.timezone)
+            except ConfigInvalid as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _engine_is_named(self) -> RetrainSettings:
+        if self.engine == "webhook" and not (self.webhook_url and self.callback_url):
+            raise ValueError("an external engine needs webhook_url and callback_url")
+        return self
 
     @field_validator("windows")
     @classmethod
     def _known_windows(cls, found: tuple[str, ...]) -> tuple[str, ...]:
         for spec in found:
             if spec not in ("since-drift", "expanding"):
-                _duration(spec)
+                read_duration(spec)
         if not found:
             raise ValueError("name at least one window")
         return found
@@ -80,6 +100,7 @@ class WatchSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     retrain: RetrainSettings | None = None
+    trial: TrialSettings = Field(default=TrialSettings(), description="the table `[models.NAME.trial]`")
     monitoring: MonitoringSettings = MonitoringSettings()
     retention_days: int | None = Field(default=None, ge=1, description="instead of the one for all models")
 
@@ -103,4 +124,6 @@ class WorkerSettings(BaseModel):
     signing_key: Path | None = Field(default=None, description="signs what retraining registers")
     allow_pickle: bool = Field(default=False, description="whether what becomes champion may be a pickle")
     trusted: tuple[str, ...] = Field(default=(), description="keys of which one must have signed what becomes champion")
+    hook_secret: str = Field(default="", repr=False, description="signs hand-overs to external engines")
+    runs_at_once: int = Field(default=1, ge=1, le=64, description="retraining runs of all models at the same time")
     reports: bool = Field(default=True, description="write reports: on findings, and those that models ask for")

@@ -34,6 +34,8 @@ FILES_PER_TICK = 64
 #: The event clock is this quantile of the latest events' times: a few strays do not move it.
 RECENT = 101
 QUANTILE = 0.9
+#: Newest findings that those of a turn are compared with: more than a turn that a crash cut off can have made.
+RECORDED = 1_000
 #: Seconds between looks for given-up labels in the lake, for each hour that labels are parked.
 SWEEP_S = 60.0
 #: Events further ahead of the clock than this are strays: logged in the lake, no part of any window.
@@ -134,8 +136,7 @@ class Watch:
             made, known = self._in_stream(made), self._in_stream(known)
             findings = monitor.observe(made, known)
             monitor.mark_consumed(self._names([*predictions, *labels]))
-            for finding in findings:
-                self._record(finding, token)
+            self._record(findings, token)
             self._clock(made, known)
             self._settle(monitor)
             self._save(token)
@@ -184,11 +185,14 @@ class Watch:
     def _names(self, files: list[Key]) -> list[str]:
         return [self._name(f) for f in files]
 
-    def _record(self, finding: Finding, token: int) -> None:
-        body = finding.to_dict()
-        if any(row.body == body for row in self.ledger.evidence(self.model, "finding", limit=50)):
-            return  # recorded before a crash that lost the state after it
-        self.ledger.record_evidence(self.model, "finding", body, token=token)
+    def _record(self, findings: list[Finding], token: int) -> None:
+        """Append those that were not recorded before a crash that lost the state after them."""
+        if not findings:
+            return
+        known = [row.body for row in self.ledger.evidence(self.model, "finding", limit=len(findings) + RECORDED)]
+        for body in (finding.to_dict() for finding in findings):
+            if body not in known:
+                self.ledger.record_evidence(self.model, "finding", body, token=token)
 
     def _remember(self, made: pa.Table) -> None:
         """Keep the times of the latest events, in the order in which they were received."""

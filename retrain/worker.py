@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -20,22 +21,23 @@ from monitoring.alerting.metrics import WorkerMetrics
 from monitoring.lake.lake import Lake
 from monitoring.lake.upkeep_run import Job
 from monitoring.settings import MonitoringSettings
-from monitoring.watching.findings import Finding
+from monitoring.watching.findings import ALARMS, Finding
 from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleCorrupt, LeaseLost, LedgerConflict, PereneError
 from registry.ledger import Deployment, Ledger
 from retrain.aliases import SETTLE_S, AliasWatch
+from retrain.gates.held import release
+from retrain.gates.nightly import SelfTests
 from retrain.gauges import Gauges
 from retrain.leader import Leader
 from retrain.places import Places
-from retrain.reports.reports import ALARMS, Reports
+from retrain.reports.reports import Reports
 from retrain.settings import RetrainSettings, WatchSettings, WorkerSettings
-from retrain.training.child import Spec
-from retrain.training.runs import Concluded, Runs, run_id
-from retrain.trials.trials import ACTOR, Trials
-from retrain.triggering import occasion
+from retrain.training.runs import Concluded, Runs
+from retrain.trials.trial_gauges import rollback_reasons
+from retrain.trials.trials import Trials
 from retrain.triggering.scheduler import Clock
-from retrain.triggering.triggers import decide
+from retrain.triggering.turn import Occasions, tried
 from retrain.upkeep import Upkeep
 from retrain.watch import Watch
 
@@ -60,10 +62,12 @@ class Worker:
     gauges: Gauges
     wall: Callable[[], datetime] = _wall
     runs: Runs = field(init=False)
+    occasions: Occasions = field(init=False)
     trials: Trials = field(init=False)
     reports: Reports = field(init=False)
     upkeep: Upkeep = field(init=False)
     aliases: AliasWatch = field(init=False)
+    self_tests: SelfTests = field(init=False)
     _watches: dict[str, Watch] = field(default_factory=dict, init=False)
     _counted: dict[str, int] = field(default_factory=dict, init=False)
     _bundles: dict[tuple[str, int], Bundle] = field(default_factory=dict, init=False)
@@ -72,10 +76,13 @@ class Worker:
     _token: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.runs = Runs(self.ledger, self.places)
-        self.trials = Trials(self.ledger, self.lake, self.settings.policy)
+        self.runs = Runs(self.ledger, self.places, self.settings.runs_at_once, self.settings.hook_secret)
+        tables = {model: table.trial for model, table in self.settings.models.items()}
+        self.trials = Trials(self.ledger, self.lake, self.settings.policy, tables)
+        self.occasions = Occasions(self.ledger, self.places, self.runs, self.trials, self.gauges)
         self.reports = Reports(self.places, self.ledger, self.gauges.metrics)
         self.upkeep = Upkeep(self.places, self.gauges.metrics, self.settings.upkeep_s)
+        self.self_tests = SelfTests(self.places, self.ledger, self.gauges.metrics)
         self.aliases = AliasWatch(self.places, self.settings.policy, self.settings.trusted, self.settings.allow_pickle)
 
     # one turn ---------------------------------------------------------------------------------------------
@@ -97,6 +104,7 @@ class Worker:
             self.reports.tend(quiet=not self.runs.busy, token=token)
             self.aliases.tend(self.ledger.revision(), token=token, quiet=not self.runs.busy)
             self.upkeep.tend(lambda: self._upkeep_jobs(deployments), quiet=not self.runs.busy)
+            self.self_tests.tend(quiet=not self.runs.busy, token=token)
         except LeaseLost:
             self.leader.drop()
             self._forget()
@@ -131,6 +139,8 @@ class Worker:
                 self.gauges.reference_age(model, champion.reference, now)
                 if table.retrain is not None:
                     self._improve(model, deployment, champion, table.retrain, watch, now, token)
+                else:
+                    self._try(deployment, champion, now, token)
             m.monitor_last_success_timestamp_seconds.labels(model).set(time.time())
         except LeaseLost:
             raise
@@ -151,8 +161,7 @@ class Worker:
         seen = self._counted.setdefault(model, deployment.revision)
         if deployment.revision == seen:
             return
-        for row in occasion.rollbacks(self.ledger.history(model), after=seen):
-            reason = "automatic" if row.actor == ACTOR else "manual"
+        for reason in rollback_reasons(self.ledger.history(model), after=seen):
             self.gauges.metrics.rollbacks_total.labels(model, reason).inc()
         self._counted[model] = deployment.revision
 
@@ -170,62 +179,26 @@ class Worker:
         done = self.runs.tend(model, token=token)
         if done is not None:
             self._conclude(done, settings, now, token)
-        self._try(model, deployment, champion, settings, now, token)
-        ended = self.trials.ended_at(model)
-        facts = occasion.facts(self.ledger, watch, settings, now, busy=self.runs.busy, ended_at=ended)
-        self.gauges.waiting(model, facts)
-        trigger = decide(facts, cooldown=settings.cooldown, min_labels=settings.min_labels)
-        if trigger.reason is None:
-            return
-        log.info("retrain.begin: %s", trigger.why, extra={"model": model})
-        spec = Spec(
-            run_id=run_id(model, trigger.reason, deployment.champion, now, settings),
-            model=model,
-            home=str(self.places.home),
-            ledger_url=self.places.ledger,
-            tracking_uri=self.places.tracking,
-            signing_key=self.places.signing_key,
-            reason=trigger.reason,
-            now=now,
-            champion=deployment.champion,
-            former=occasion.former_champions(self.ledger.history(model), deployment.champion),
-            settings=settings.model_dump(mode="json"),
-            drift_at=occasion.drift_since(self.ledger, model, deployment.champion),
-        )
-        self.runs.begin(spec, token=token)
+        self._try(deployment, champion, now, token)
+        self.occasions.look(deployment, champion, settings, watch, now, token=token)
+        self.self_tests.look(model, deployment.champion, settings, now)
+        release(self.ledger, model)
 
     def _conclude(self, done: Concluded, settings: RetrainSettings, now: datetime, token: int) -> None:
         """Intent first (the trial's row), the run's last row after: a crash between repeats the first harmlessly."""
         m, model = self.gauges.metrics, done.run.model
-        self.trials.begin(done, settings, now, token=token)
+        if tried(done):
+            self.trials.begin(done, settings, now, token=token)
         self.runs.close_run(done, token=token)
-        result = "failed" if done.result is None else "done"
-        m.retrain_runs_total.labels(model, done.spec.reason, result).inc()
+        m.retrain_runs_total.labels(model, done.spec.reason, done.ended).inc()
         m.retrain_duration_seconds.labels(model).observe(done.seconds)
         for gate in done.result.gates if done.result else ():
             m.gate_result_total.labels(model, gate["gate"], gate["verdict"]).inc()
 
-    def _try(
-        self,
-        model: str,
-        deployment: Deployment,
-        champion: Bundle,
-        settings: RetrainSettings,
-        now: datetime,
-        token: int,
-    ) -> None:
-        row = self.trials.running(model)
-        if row is None:
-            self.gauges.trial(model, "none", None)
-            return
-        decision = self.trials.tend(row, deployment, champion, settings, now, token=token)
-        self.gauges.trial(model, row.stage, decision)
-        if decision is not None and "exposed" in decision.facts:
-            control, treated = decision.facts["exposed"]
-            self.gauges.exposures(model, row.experiment_id, {"champion": control, "candidate": treated})
-        after = next((e for e in self.ledger.experiments(model, limit=5) if e.experiment_id == row.experiment_id), row)
-        if after.state != "running":
-            self.gauges.metrics.promotions_total.labels(model, after.state).inc()
+    def _try(self, deployment: Deployment, champion: Bundle, now: datetime, token: int) -> None:
+        model = deployment.model
+        bundle = partial(self._bundle, model)
+        self.gauges.turn(model, self.trials.turn(deployment, champion, now, token=token, bundle=bundle))
 
     # parts ------------------------------------------------------------------------------------------------
 
@@ -241,7 +214,7 @@ class Worker:
         for finding in findings:
             log.info("monitor.finding: %s is %s", finding.kind, finding.state, extra={"model": finding.model})
             if self.settings.reports and finding.state in ALARMS:
-                rows = self.ledger.evidence(finding.model, "finding", limit=20)
+                rows = self.ledger.evidence(finding.model, "finding", limit=200)
                 found = [row.id for row in rows if row.body == finding.to_dict()]
                 if found:
                     self.reports.ask(finding.model, found[0], version, finding.at, settings)
@@ -267,8 +240,10 @@ class Worker:
     def _forget(self) -> None:
         """Leadership changed: what is in memory may be stale, the ledger is not."""
         self.upkeep.stop()
+        self.self_tests.stop()
         self.reports.stop()
         self.runs.stop()
+        self.occasions.forget()
         self._watches.clear()
         self.gauges.forget()
 
@@ -310,6 +285,7 @@ class Worker:
         """
         self.runs.stop()
         self.upkeep.stop()
+        self.self_tests.stop()
         self.reports.stop()
         token = self.leader.token
         if token is not None:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.background import BackgroundTask
@@ -76,7 +77,8 @@ def prediction(
         read = asked.read
         if caller.limits is not None:
             read = await charged(service, caller, read, pinned or model.champion, heavy=heavy)
-        who = Who(caller.id, request_id, pinned, request.scope.get(IDS, uuid7s), request.scope.get(RECEIVED))
+        named, received = request.scope.get(IDS, uuid7s), request.scope.get(RECEIVED)
+        who = Who(caller.id, request_id, pinned, named, received, partial(_only, request))
         with service.residents.using(model.name):
             done = await service.plane.predict(model, read, who, heavy=heavy)
         encoding = time.perf_counter()
@@ -109,6 +111,12 @@ def prediction(
         return response
 
     return handler
+
+
+def _only(request: Request, name: str) -> str | None:
+    """A header that was given once; of several, none says what the caller meant."""
+    given = request.headers.getlist(name)
+    return given[0] if len(given) == 1 else None
 
 
 def target(service: Service, request: Request, caller: Caller) -> tuple[Model, Version | None]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -32,8 +32,10 @@ from serving.decode import Batch, Decoder
 from serving.dialects import columns
 from serving.dialects.dialect import PERENE, About, Dialect, about, of_path
 from serving.errors import Limited, Malformed, Overloaded, status_of
+from serving.experiments import routes as experiments
 from serving.explanations import routes as explanations
 from serving.fleet.numbers import Numbers
+from serving.hooks import routes as hooks
 from serving.jobs import later
 from serving.jobs import routes as jobs
 from serving.labels import read_items
@@ -47,6 +49,8 @@ from serving.wire.body import JSON, media_type, read_body
 from serving.wire.refused import PROBLEM, refused
 
 Handler = Callable[[Request, Caller, str], Awaitable[Response]]
+Scope = str | Mapping[str, str] | None
+"""What a key needs for a route, or for each of its methods; none: no key is asked for."""
 
 _log = logging.getLogger("perene.serving")
 
@@ -60,12 +64,13 @@ def create_app(
     *,
     channel: socket.socket | None = None,
     lake_url: str = "",
+    ledger_url: str = "",
 ) -> FastAPI:
     """The application over `cache`; starts cold from what was handed over last, whatever else is down.
 
     With a `channel`, this process is one of several workers, and the parent at its other end knows the numbers of all.
     """
-    service = Service(settings, cache, spool, metrics, observer or Observer(), lake_url)
+    service = Service(settings, cache, spool, metrics, observer or Observer(), lake_url, ledger_url)
     service.numbers = Numbers(metrics.registry, service.settle, channel)
     predict = prediction(service, _own, (JSON, *columns.MEDIA))
     answerer = later.Answerer(service, predict)
@@ -87,6 +92,7 @@ def create_app(
         service.desk.close()
         await asyncio.to_thread(service.explanations.close)
         service.idempotency.close()
+        service.ledger.close()
 
     # a redirect would send the caller to whatever host its own header names
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -99,7 +105,7 @@ def create_app(
 
 
 def _routes(app: FastAPI, service: Service, now: Handler) -> None:
-    def add(path: str, method: str, scope: str | None, handler: Handler, dialect: Dialect = PERENE) -> None:
+    def add(path: str, method: str, scope: Scope, handler: Handler, dialect: Dialect = PERENE) -> None:
         app.add_route(path, _endpoint(service, pattern_of(path), scope, handler, dialect), methods=method.split())
 
     predict, feedback = later.deferrable(service, now, _own), _feedback(service)
@@ -114,6 +120,8 @@ def _routes(app: FastAPI, service: Service, now: Handler) -> None:
     add("/models/{model}/explain", "POST", "predict", explanations.explain(service))
     add("/feedback", "POST", "feedback", feedback)
     add("/models/{model}/feedback", "POST", "feedback", feedback)
+    experiments.mount(add, service)
+    hooks.mount(add, service)
     add("/models", "GET", "read", _list(service))
     add("/models/{model}", "GET", "read", _describe(service))
     add("/models/{model}/schema", "GET", "read", _schema(service))
@@ -128,12 +136,13 @@ def _routes(app: FastAPI, service: Service, now: Handler) -> None:
 
 
 def _endpoint(
-    service: Service, route: str, scope: str | None, handler: Handler, dialect: Dialect
+    service: Service, route: str, scopes: Scope, handler: Handler, dialect: Dialect
 ) -> Callable[[Request], Awaitable[Response]]:
     """Authentication first, then the handler; errors of ours become answers here and nowhere else."""
 
     async def endpoint(request: Request) -> Response:
         request_id = _request_id(request)
+        scope = scopes[request.method] if isinstance(scopes, Mapping) else scopes
         seen = request.state.seen = Seen(request_id, dialect.protocol, request.method, route)
         service.metrics.requests_in_progress.inc()
         caller, entered = ANYBODY, False

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,7 +26,9 @@ from serving.labels import LabelItem, check_at, check_label, check_outcomes
 from serving.loaded.cache import row_key
 from serving.loaded.fallbacks import Fallbacks
 from serving.loaded.models import Model, Version
-from serving.routing import Choice, choose
+from serving.queues.patience import CandidateLate
+from serving.routing import Choice, choose, segment
+from serving.shadows import WAIT_S, Served, Shadows, broken
 
 _log = logging.getLogger("perene.serving")
 
@@ -58,6 +61,8 @@ class Who:
     """Names the answers."""
     received: float | None = None
     """When the request came, unix seconds, where it had to wait for its answer: what is erased meanwhile is of then."""
+    header: Callable[[str], str | None] = lambda _name: None
+    """A header of the request, by its name in lower case: what a segment may be told by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,8 @@ class Record(msgspec.Struct, frozen=True):
     latency_ms: float
     received: float | None = None
     """None is now."""
-
-
-class _Served(msgspec.Struct, frozen=True):
-    """What the caller was answered, whom a shadow is compared with, and when the shadow was asked."""
-
-    at: float | None
-    answer: Answer
-    ids: list[str]
-    began: float
+    deployment: int = 0
+    assigned: int = 0
 
 
 class DataPlane:
@@ -111,6 +109,7 @@ class DataPlane:
         self._fallbacks = fallbacks
         self._clock = clock
         self._strict = strict
+        self.shadows = Shadows(metrics, self._log_shadow)
         self._received = -math.inf
         self._logged = {"prediction": 0, "shadow": 0}
         self._counted = dict(self._logged)
@@ -137,19 +136,24 @@ class DataPlane:
             self._metrics.coerced_total.labels(model=model.name).inc(batch.widened)
         self.check_time(batch.at)
         parsed = time.perf_counter()
-        entity = batch.entity or who.request_id
-        choice = Choice(pinned.version, "champion") if pinned else choose(model.route, entity)
-        ran = await self._run(model, choice, read, batch, pinned)
+        choice = None if pinned else _chosen(model, batch, who)
+        if choice is None:
+            ran = await _ran(pinned or model.champion, "pinned", batch)
+        else:
+            ran = await self._run(model, choice, read, batch, heavy=heavy)
         batch, answer = ran.batch, ran.answer
         ids = who.ids(len(batch.rows))
         taken = (time.perf_counter() - began) * 1e3
-        record = Record(ran.arm, batch.rows, batch.at, batch.entity or "", who.key, taken, who.received)
+        drawn = (model.route.revision, choice.assigned) if choice else (0, 0)
+        record = Record(ran.arm, batch.rows, batch.at, batch.entity or "", who.key, taken, who.received, *drawn)
         if self._strict:
             await asyncio.wrap_future(self._spool.append_durable(self._answered(ran.version, record, answer, ids)))
             self._logged["prediction"] += len(ids)
         else:
             self.log(ran.version, record, answer, ids)
-        shadow = self._shadow(model, choice.shadow, read, batch, answer, ids) if choice.shadow is not None else None
+        shadow = None
+        if choice is not None and choice.shadow is not None and self.shadows.drawn(model):
+            shadow = partial(self._shadow, model, model.versions[choice.shadow], read, batch, answer, ids, heavy=heavy)
         return Predicted(ran.version, ran.arm, answer, ids, shadow, parsed - began, ran.queue_s, ran.infer_s)
 
     def check_time(self, at: float | None) -> None:
@@ -157,59 +161,57 @@ class DataPlane:
         if at is not None:
             check_at(at, self._clock())
 
-    async def _run(self, model: Model, choice: Choice, read: Read, batch: Batch, pinned: Version | None) -> _Ran:
-        if pinned is not None:
-            return await _ran(pinned, "pinned", batch)
-        if choice.arm == "candidate":
-            version = model.versions[choice.version]
-            try:
-                version.batcher.admit()
-                own = _as_read_by(version, model.champion, read, batch)
-                return await _ran(version, "candidate", own)
-            except PereneError as error:
-                self._metrics.rejected_total.labels(reason="candidate_failed").inc()
-                self._fallbacks.note(model.name, version.version, "candidate", error.code)
-                _log.warning("serving.candidate_failed", extra={"model": model.name, "code": error.code})
-        return await _ran(model.champion, "champion", batch)
-
-    def _shadow(
-        self, model: Model, number: int, read: Read, batch: Batch, served: Answer, ids: list[str]
-    ) -> Callable[[], Coroutine[Any, Any, None]]:
-        version = model.versions[number]
-
-        async def work() -> None:
-            began = time.perf_counter()
-            outcome: Answer | PereneError
-            try:
-                version.batcher.admit()
-                own = _as_read_by(version, model.champion, read, batch)
-                outcome, _, _ = await version.batcher.answer(own.rows, own.tensors)
-            except PereneError as error:
-                outcome = error.with_traceback(None)  # else it holds this frame and this frame holds it
-            self._shadowed(version, _Served(batch.at, served, ids, began), outcome)
-
-        return work
-
-    def shadow(self, version: Version, rows: Rows, answer: Answer, ids: list[str]) -> None:
-        """Have a version of the same layout answer as well, now that the caller has an answer, and log it."""
-        served = _Served(rows.at, answer, ids, time.perf_counter())
+    async def _run(self, model: Model, choice: Choice, read: Read, batch: Batch, *, heavy: bool) -> _Ran:
+        """Ask whom routing chose; where that is not the champion and fails, or hangs, the champion."""
+        champion = model.champion
+        if choice.version == champion.version:
+            return await _ran(champion, choice.arm, batch)
+        version = model.versions[choice.version]
         try:
-            version.batcher.admit()
+            if version.batcher.behind:
+                raise CandidateLate("the candidate is behind")
+            own = await _as_read_by(version, champion, read, batch, heavy=heavy)
+            within = version.batcher.patience(len(own.rows), champion.batcher)
+            return await _ran(version, choice.arm, own, within=within)
         except PereneError as error:
-            self._shadowed(version, served, error)
-            return
-        version.batcher.submit(rows.values, lambda outcome, *_times: self._shadowed(version, served, outcome))
+            self.fell(version, error, choice.arm)
+        except Exception:  # a defect of what is tried must not cost the caller its answer
+            _log.exception("serving.candidate_broke")
+            self.fell(version, broken(), choice.arm)
+        return await _ran(champion, "fallback" if choice.arm == "candidate" else choice.arm, batch)
 
-    def _shadowed(self, version: Version, served: _Served, outcome: Answer | PereneError) -> None:
-        if isinstance(outcome, PereneError):
-            self._metrics.rejected_total.labels(reason="shadow_failed").inc()
-            _log.warning("serving.shadow_failed", extra={"model": version.model, "code": outcome.code})
+    def fell(self, version: Version, error: PereneError, arm: Arm) -> None:
+        """Count that the champion answers in the place of a version that failed."""
+        self._metrics.rejected_total.labels(reason=f"{arm}_failed").inc()
+        self._fallbacks.note(version.model, version.version, "segment" if arm == "segment" else "candidate", error.code)
+
+    async def _shadow(
+        self, model: Model, version: Version, read: Read, batch: Batch, served: Answer, ids: list[str], *, heavy: bool
+    ) -> None:
+        """Have a candidate answer as well, after the reply; whatever it does ends here, and in time."""
+        if not self.shadows.enter(model, version, len(ids)):
             return
-        differ = sum(not _same(a, b) for a, b in zip(outcome.predictions, served.answer.predictions, strict=True))
-        if differ:
-            self._metrics.shadow_disagreements_total.labels(model=version.model).inc(differ)
+        told = Served(batch.at, served, ids, time.perf_counter(), model.route.revision)
+        outcome: Answer | PereneError
+        try:
+            own = await _as_read_by(version, model.champion, read, batch, heavy=heavy)
+            outcome, _, _ = await version.batcher.answer(own.rows, own.tensors, within=WAIT_S)
+        except PereneError as error:
+            outcome = error.with_traceback(None)  # else it holds this frame and this frame holds it
+        except Exception:  # nobody waits for it, and nobody may suffer from it
+            _log.exception("serving.shadow_broke")
+            outcome = broken()
+        self.shadows.told(version, told, outcome)
+
+    def shadow(self, model: Model, version: Version, rows: Rows, answer: Answer, ids: list[str]) -> None:
+        """Have a version of the same layout answer as well, now that the caller has an answer, and log it."""
+        served = Served(rows.at, answer, ids, time.perf_counter(), model.route.revision)
+        self.shadows.ask(model, version, rows.values, served)
+
+    def _log_shadow(self, version: Version, served: Served, answer: Answer) -> None:
         taken = (time.perf_counter() - served.began) * 1e3
-        self.log(version, Record("shadow", (), served.at, "", "", taken), outcome, served.ids)
+        record = Record("shadow", (), served.at, "", "", taken, deployment=served.deployment)
+        self.log(version, record, answer, served.ids)
 
     def count(self) -> None:
         """Bring the counters of events up to date: adding to them for each request is dearer than all of `log`."""
@@ -238,6 +240,8 @@ class DataPlane:
             record.rows,
             answer.predictions,
             answer.values,
+            record.deployment,
+            record.assigned,
         )
 
     async def feedback(self, models: Callable[[str], Model], items: list[LabelItem]) -> list[dict[str, Any]]:
@@ -276,15 +280,15 @@ class DataPlane:
         return results
 
 
-async def _ran(version: Version, arm: Arm, batch: Batch) -> _Ran:
+async def _ran(version: Version, arm: Arm, batch: Batch, *, within: float = math.inf) -> _Ran:
     cache = version.cache
     if cache is None or len(batch.rows) != 1:
-        return _Ran(version, arm, batch, *await version.batcher.answer(batch.rows, batch.tensors))
+        return _Ran(version, arm, batch, *await version.batcher.answer(batch.rows, batch.tensors, within=within))
     key = row_key(batch.tensors)
     known = cache.get(key)
     if known is not None:
         return _Ran(version, arm, batch, known, 0.0, 0.0)
-    answer, queue_s, infer_s = await version.batcher.answer(batch.rows, batch.tensors)
+    answer, queue_s, infer_s = await version.batcher.answer(batch.rows, batch.tensors, within=within)
     cache.put(key, answer)
     return _Ran(version, arm, batch, answer, queue_s, infer_s)
 
@@ -293,15 +297,21 @@ async def _aside(decoder: Decoder, read: Read, *, heavy: bool) -> Batch:
     return await asyncio.to_thread(read, decoder) if heavy else read(decoder)
 
 
-def _as_read_by(version: Version, reader: Version, read: Read, batch: Batch) -> Batch:
+async def _as_read_by(version: Version, reader: Version, read: Read, batch: Batch, *, heavy: bool) -> Batch:
     """The request as `version` reads it: read again where its columns, their order or their precision are others."""
-    return batch if version.contract.layout == reader.contract.layout else read(version.decoder)
+    if version.contract.layout == reader.contract.layout:
+        return batch
+    return await _aside(version.decoder, read, heavy=heavy)
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
-    return bool(a == b)
+def _chosen(model: Model, batch: Batch, who: Who) -> Choice:
+    """Whom routing names: the version of the request's segment, else of the arm that its entity draws."""
+    route = model.route
+    if route.rules:
+        version = segment(route, who.header, batch.rows, model.champion.contract.names)
+        if version is not None:
+            return Choice(version, "segment")
+    return choose(route, batch.entity or who.request_id)
 
 
 def _rejected(item: LabelItem, error: PereneError) -> dict[str, Any]:

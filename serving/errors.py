@@ -11,7 +11,10 @@ import msgspec
 from registry.errors import (
     BundleCorrupt,
     ContractViolation,
+    ExperimentInvalid,
+    ExperimentUnknown,
     FieldError,
+    LedgerConflict,
     ModelUnknown,
     NotAllowed,
     NotExplained,
@@ -51,6 +54,12 @@ class Unauthenticated(PereneError):
     """No valid key came with the request."""
 
     code = "unauthenticated"
+
+
+class Replayed(PereneError):
+    """A signed call that came before."""
+
+    code = "replayed"
 
 
 class NotReady(PereneError):
@@ -135,12 +144,16 @@ _STATUS: Final[tuple[tuple[type[PereneError], int], ...]] = (
     (ModelUnknown, 404),
     (VersionUnknown, 404),
     (JobUnknown, 404),
+    (ExperimentUnknown, 404),
     (JobNotDone, 409),
+    (LedgerConflict, 409),
     (IdempotencyConflict, 409),
+    (Replayed, 409),
     (TooLarge, 413),
     (WrongMediaType, 415),
     (ContractViolation, 422),
     (NotExplained, 422),
+    (ExperimentInvalid, 422),
     (HostNotAllowed, 421),
     (Limited, 429),
     (HeadersTooLarge, 431),

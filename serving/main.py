@@ -65,10 +65,10 @@ def serve(
             if settings.workers > 1:
                 from serving.fleet.workers import supervise
 
-                return supervise(settings, home, lake)
+                return supervise(settings, home, lake, ledger_url)
             from serving.fleet.process import answer
 
-            answer(settings, home, log=log, lake_url=lake)
+            answer(settings, home, log=log, lake_url=lake, ledger_url=ledger_url)
             return 0
         finally:
             # after whatever answers: the shipper drains what is flushed before it ends
@@ -181,7 +181,7 @@ def main() -> int:
             from serving.fleet.process import answer
 
             channel = _inherited(given.channel)
-            answer(settings, given.home, log=log, channel=channel, lake_url=given.lake)
+            answer(settings, given.home, log=log, channel=channel, lake_url=given.lake, ledger_url=given.ledger_url)
             return 0
         stores = {"ledger_url": given.ledger_url, "tracking_uri": given.tracking_uri}
         return serve(settings, given.home, **stores, trusted=given.trusted, lake=given.lake, log=log)

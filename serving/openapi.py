@@ -9,6 +9,8 @@ from registry.contract import EXACT_INT, Contract
 from serving.described import STATUSES, described, headers, parameters, problem_schema
 from serving.dialects import documented
 from serving.errors import MAX_FIELD_ERRORS
+from serving.experiments.documented import SCHEMAS as EXPERIMENTS
+from serving.experiments.documented import experiment_paths
 from serving.explanations.documented import SCHEMAS as EXPLANATIONS
 from serving.explanations.documented import explain_path
 from serving.jobs.documented import SCHEMAS, deferred, job_paths
@@ -26,7 +28,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
     paths: dict[str, Any] = {}
     schemas: dict[str, Any] = {"Error": _error_schema(), "Problem": problem_schema(), "Results": _results()}
     schemas.update(documented.ERRORS)
-    schemas.update({**SCHEMAS, **EXPLANATIONS})
+    schemas.update({**SCHEMAS, **EXPLANATIONS, **EXPERIMENTS})
     for name, model in sorted(table.models.items()):
         contract = model.champion.contract
         schemas[f"{name}.Row"] = _row(contract)
@@ -37,6 +39,7 @@ def document(table: Table, version: str, default_model: str | None = None) -> di
         paths |= job_paths(name)
         paths[f"/models/{name}/explain"] = explain_path(name, operation["requestBody"]["content"][JSON])
         paths[f"/models/{name}/feedback"] = {"post": _feedback(name)}
+        paths |= experiment_paths(name)
         for part in ("", "/schema", "/card"):
             paths[f"/models/{name}{part}"] = {"get": _read(name, part)}
         for number in sorted(model.versions):
@@ -131,7 +134,7 @@ def _answer(contract: Contract) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "model": {"type": "string"},
         "version": {"type": "integer"},
-        "arm": {"enum": ["champion", "candidate", "pinned"]},
+        "arm": {"enum": ["champion", "candidate", "fallback", "segment", "pinned"]},
         "predictions": {"type": "array", "items": _several(_value(contract), len(contract.output.targets))},
         "prediction_ids": {"type": "array", "items": {"type": "string", "format": "uuid"}},
     }

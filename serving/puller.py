@@ -60,7 +60,7 @@ class Puller:
             ready, failed = self._bundles(row, now)
             failures += failed
             if str(row.champion) in ready:
-                deployments[name] = _deployed(row, with_candidate=str(row.candidate) in ready)
+                deployments[name] = _deployed(row)
                 bundles[name] = ready
             elif name in before.deployments:
                 deployments[name] = before.deployments[name]
@@ -70,7 +70,7 @@ class Puller:
     def _bundles(self, row: Deployment, now: float) -> tuple[dict[str, Stored], list[Failure]]:
         ready: dict[str, Stored] = {}
         failures: list[Failure] = []
-        for version in filter(None, (row.champion, row.candidate)):
+        for version in _deployed(row).route().versions:
             standing = self.refusals.standing(row.model, version, row.revision, now)
             if standing is not None:
                 failures.append(standing)
@@ -112,10 +112,9 @@ class Puller:
         return Stored(str(folder.relative_to(self.cache)), bundle.digest)
 
 
-def _deployed(row: Deployment, *, with_candidate: bool) -> Deployed:
-    if not with_candidate:
-        return Deployed(row.revision, row.champion)
-    return Deployed(row.revision, row.champion, row.candidate, row.mode, row.weight, row.salt)
+def _deployed(row: Deployment) -> Deployed:
+    """Whole, whatever is ready of it: the server leaves out what it has not, and says so."""
+    return Deployed(row.revision, row.champion, row.candidate, row.mode, row.weight, row.salt, row.routing)
 
 
 def _write_warm_up(folder: Path, to: Path) -> None:

@@ -27,6 +27,7 @@ from serving.errors import Unauthenticated
 from serving.explanations.desk import Explanations
 from serving.fleet.numbers import Numbers
 from serving.jobs.desk import Desk
+from serving.ledger_desk import LedgerDesk
 from serving.loaded.fallbacks import Fallbacks
 from serving.loaded.models import Loader, Table, Version
 from serving.loaded.residents import Residents
@@ -50,6 +51,7 @@ class Service:
         metrics: ServeMetrics,
         observer: Observer,
         lake_url: str = "",
+        ledger_url: str = "",
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -68,6 +70,7 @@ class Service:
         )
         self.desk = Desk(cache.parent / "run", settings.jobs, metrics)
         self.explanations = Explanations(cache.parent.resolve(), lake_root(cache.parent.resolve(), lake_url), settings)
+        self.ledger = LedgerDesk(ledger_url or f"sqlite:///{cache.parent.resolve() / 'ledger.db'}")
         self.idempotency = Idempotency(cache.parent / "run", settings.max_body_bytes)
         self.usage = Usages(metrics)
         self.numbers = Numbers(metrics.registry, self.settle)

@@ -72,6 +72,16 @@ class JobSettings(BaseModel):
     webhook_attempts: int = Field(8, ge=1, description="times a callback is tried before it goes to the dead letters")
 
 
+class HookSettings(BaseModel):
+    """The `[serving.hooks]` table: what other programs tell this server, and what the worker asks of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    secret: str = Field(
+        "", repr=False, description="signs calls of `/hooks/…`, and hand-overs to external engines; empty: keys alone"
+    )
+
+
 class ExplainSettings(BaseModel):
     """The `[serving.explain]` table: which columns moved a prediction, worked out by a child that ends when idle."""
 
@@ -121,6 +131,7 @@ class ServingSettings(BaseModel):
     gpu: GpuSettings = Field(GpuSettings(), description="the table `[serving.gpu]`")
     web: WebSettings = Field(WebSettings(), description="the table `[serving.web]`")
     jobs: JobSettings = Field(JobSettings(), description="the table `[serving.jobs]`")
+    hooks: HookSettings = Field(HookSettings(), description="the table `[serving.hooks]`")
     explain: ExplainSettings = Field(ExplainSettings(), description="the table `[serving.explain]`")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     max_rows: int = Field(10_000, ge=1, description="rows in one request")

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from registry.keys import KeyLimits
-from serving.routing import Route
+from registry.routing import Routing
+from serving.routing import Route, Rule
 
 FILE = "state.json"
 
@@ -22,10 +23,22 @@ class Deployed(msgspec.Struct, frozen=True):
     mode: str | None = None
     weight: float = 0.0
     salt: str = ""
+    routing: Routing | None = None
 
     def route(self) -> Route:
         """For `serving.routing`."""
-        return Route(self.champion, self.candidate, self.mode, self.weight, self.salt)
+        routing = self.routing or Routing()
+        return Route(
+            self.champion,
+            self.candidate,
+            self.mode,
+            self.weight,
+            self.salt,
+            routing.arms,
+            tuple(map(Rule.of, routing.segments or ())),
+            routing.shadow_share,
+            self.revision,
+        )
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ def delays(make: Make, *, n: int, replicates: int, change: int = 64, m: int = 10
     found = []
     for seed in range(replicates):
         stream = make(np.random.default_rng(seed), change + LATE, n, m)
-        late = [t - change + 1 for t in judge_stream(stream, SETTINGS).episodes if t >= change]
+        late = [t - change + 1 for t in judge_stream(stream, SETTINGS, first_after=change).episodes if t >= change]
         found.append(float(late[0]) if late else float("inf"))
     return found
 

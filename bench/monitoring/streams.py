@@ -6,7 +6,7 @@ rows. Rows that depend on each other (AR(1) in time, correlated columns) are dra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from registry.contract import Column, Contract, Output
-from registry.reference import BELOW, FIRST_NUMBER, bin_counts, build_reference
+from registry.reference import ABOVE, BELOW, FIRST_NUMBER, bin_counts, build_reference
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -73,6 +73,25 @@ def normals(features: int = 20, *, shift: float = 0.0, change: int = 0) -> Make:
     return make
 
 
+def standing(
+    features: int = 10, *, apart: float = 0.1, slope: float = 0.0, shift: float = 0.0, change: int = 0
+) -> Make:
+    """Normals of which the first is never where its reference was: `apart` sd off, then by `slope` more in a window,
+    and from window `change` on by `shift` more.
+    """
+
+    def make(rng: np.random.Generator, windows: int, n: int, m: int) -> Stream:
+        specs = reference_of({f"x{i}": rng.standard_normal(m) for i in range(features)})["columns"]
+        means = apart + slope * np.arange(windows) + shift * (np.arange(windows) >= change)
+        counts = {}
+        for i, (name, spec) in enumerate(specs.items()):
+            p = np.array([shares(spec, partial(stats.norm.cdf, loc=mean)) for mean in (means if i == 0 else [0.0])])
+            counts[name] = rng.multinomial(n, p, None if i == 0 else windows).astype(np.int64)
+        return Stream(specs, counts, n)
+
+    return make
+
+
 def awkward(features: int = 20) -> Make:
     """Heavy tails (t with 2 degrees of freedom), 200 equal categories, and zeros in nine of ten rows, in turn."""
 
@@ -113,12 +132,13 @@ def _zero_inflated(spec: Mapping[str, Any]) -> Floats:
 def autoregressive(features: int = 20, rho: float = 0.3) -> Make:
     """Normals whose successive rows correlate by `rho`, the reference's too."""
 
-    def draw(rng: np.random.Generator, rows: int) -> Floats:
+    def draw(rng: np.random.Generator, rows: int) -> Iterator[Floats]:
         from scipy.signal import lfilter
 
-        noise = rng.standard_normal((features, rows)) * np.sqrt(1 - rho**2)
-        noise[:, 0] /= np.sqrt(1 - rho**2)
-        return np.asarray(lfilter([1.0], [1.0, -rho], noise, axis=1))
+        for _ in range(features):
+            noise = rng.standard_normal(rows)
+            noise[1:] *= np.sqrt(1 - rho**2)
+            yield np.asarray(lfilter([1.0], [1.0, -rho], noise))
 
     return _by_rows(draw)
 
@@ -126,19 +146,19 @@ def autoregressive(features: int = 20, rho: float = 0.3) -> Make:
 def correlated(features: int = 20, share: float = 0.49) -> Make:
     """Normals that correlate by `share` with each other, rows independent."""
 
-    def draw(rng: np.random.Generator, rows: int) -> Floats:
-        own = rng.standard_normal((features, rows)) * np.sqrt(1 - share)
-        return np.asarray(own + rng.standard_normal(rows) * np.sqrt(share))
+    def draw(rng: np.random.Generator, rows: int) -> Iterator[Floats]:
+        common = rng.standard_normal(rows) * np.sqrt(share)
+        for _ in range(features):
+            yield rng.standard_normal(rows) * np.sqrt(1 - share) + common
 
     return _by_rows(draw)
 
 
-def _by_rows(draw: Callable[[np.random.Generator, int], Floats]) -> Make:
+def _by_rows(draw: Callable[[np.random.Generator, int], Iterator[Floats]]) -> Make:
     def make(rng: np.random.Generator, windows: int, n: int, m: int) -> Stream:
         specs = reference_of({f"x{i}": values for i, values in enumerate(draw(rng, m))})["columns"]
-        values = draw(rng, windows * n)
-        counts = {name: count_windows(spec, values[i], n) for i, (name, spec) in enumerate(specs.items())}
-        return Stream(specs, counts, n)
+        columns = zip(specs.items(), draw(rng, windows * n), strict=True)
+        return Stream(specs, {name: count_windows(spec, values, n) for (name, spec), values in columns}, n)
 
     return make
 
@@ -146,13 +166,18 @@ def _by_rows(draw: Callable[[np.random.Generator, int], Floats]) -> Make:
 def count_windows(spec: dict[str, Any], values: Floats, n: int) -> Ints:
     """Counts [T, bins] of consecutive windows of n rows: `bin_counts` of each, in one pass for numbers."""
     windows = len(values) // n
-    inner = np.asarray([spec["minimum"], *spec["edges"]])
-    bins = np.searchsorted(inner, values.astype(np.float32), side="right") - 1 + FIRST_NUMBER
-    bins[bins < FIRST_NUMBER] = BELOW
-    bins[values.astype(np.float32) > spec["maximum"]] = 3
+    held = values[: windows * n].astype(np.float32)
+    # a number is at or above an edge when it is at or above the next single-precision number from there
+    bins = np.zeros(len(held), np.int8)
+    for edge in (spec["minimum"], *spec["edges"]):
+        near = np.float32(edge)
+        bins += held >= (near if near >= edge else np.nextafter(near, np.float32(np.inf)))
+    place = bins.astype(np.int64) - 1 + FIRST_NUMBER
+    place[bins == 0] = BELOW
+    place[held > spec["maximum"]] = ABOVE
     width = len(spec["counts"])
-    flat = np.bincount(bins[: windows * n] + np.repeat(np.arange(windows) * width, n), minlength=windows * width)
-    return flat.reshape(windows, width).astype(np.int64)
+    place += np.repeat(np.arange(windows) * width, n)
+    return np.bincount(place, minlength=windows * width).reshape(windows, width).astype(np.int64)
 
 
 def faulty(*, nulls: float = 0.0, unseen: float = 0.0, missing: bool = False, change: int = 0) -> Make:

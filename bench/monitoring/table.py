@@ -195,10 +195,13 @@ def real(known: Mapping[str, Any]) -> list[str]:
             f"{f['kind'].replace('_', ' ')} ({', '.join(f.get('flagged', []))}), {f['severity']}"
             for f in row["confirmed"]
         )
-        order = "rows of a year in any order" if row["order"] == "any" else "in the file's order"
+        order = (
+            "in the file's order" if row["order"] == "file" else f"rows of a year in random order {row['order'][4:]}"
+        )
         lines.append(
-            f"* Employment in Massachusetts, {row['rows']:,} rows, {row['windows']:,} windows, {order}, PSI floor "
-            f"{row['psi_floor']}: {'; '.join(f'{n} × {what}' for what, n in found.items()) or 'no confirmed finding'}."
+            f"* Employment in Massachusetts, {row['rows']:,} rows, {row['windows']:,} windows, {order}, a false alarm "
+            f"accepted in {row['days']:,.0f} days: "
+            f"{'; '.join(f'{n} × {what}' for what, n in found.items()) or 'no confirmed finding'}."
         )
     return lines
 

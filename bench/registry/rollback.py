@@ -1,7 +1,7 @@
 """Promise 9: from `rollback` until every answer is the earlier champion's, on one node with a real serve process.
 
-`python -m bench.registry.rollback [--rounds 20]` prints JSON: seconds of the Python call in a running process, and of
-the whole `perene rollback` command. The home is a temporary one with two versions of a small model.
+`python -m bench.registry.rollback [--rounds 20] [--workers 2]` prints JSON: seconds of the Python call in a running
+process, and of the whole `perene rollback` command. The home is a temporary one with two versions of a small model.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ class Clients:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[int]:
-    """A serve process over `home` without keys; its port."""
+def serving(home: Path, workers: int) -> Iterator[int]:
+    """A server over `home` without keys, of so many processes; its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     settings = home / "serve.json"
-    settings.write_text(json.dumps({"auth": False, "device": "cpu"}))
+    settings.write_text(json.dumps({"auth": False, "device": "cpu", "workers": workers}))
     command = [sys.executable, "-m", "serving", "--home", str(home), "--port", str(port), "--settings", str(settings)]
     with (home / "serve.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -120,10 +120,11 @@ def measure(
     new: int,
     rounds: int,
     roll_back: RollBack,
+    workers: int = 1,
 ) -> tuple[list[float], Clients]:
     """Seconds of each round from the call until the last answer of `new` was complete; and every answer there was."""
     settings = Settings(home=home)
-    with serving(home) as port, closing(Ledger.open(settings.places.ledger_url)) as ledger:
+    with serving(home, workers) as port, closing(Ledger.open(settings.places.ledger_url)) as ledger:
         clients = Clients(port, model, row)
         clients.start()
         seconds: list[float] = []
@@ -206,14 +207,16 @@ def main() -> None:
     """Measure both ways and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.registry.rollback")
     parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
-    result: dict[str, Any] = {"cores": os.cpu_count(), "rounds": rounds}
+    parser.add_argument("--workers", type=int, default=2)
+    told = parser.parse_args()
+    rounds, workers = told.rounds, told.workers
+    result: dict[str, Any] = {"cores": os.cpu_count(), "rounds": rounds, "workers": workers}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         home.mkdir()
         model, row = prepare(home)
         for name, how in (("call", by_call(model)), ("command", by_command(model))):
-            seconds, clients = measure(home, model, row, old=1, new=2, rounds=rounds, roll_back=how)
+            seconds, clients = measure(home, model, row, old=1, new=2, rounds=rounds, roll_back=how, workers=workers)
             bad = sum(a.status != 200 for a in clients.answers) + len(clients.broken)
             result[name] = {
                 "median_s": round(statistics.median(seconds), 3),

@@ -245,6 +245,8 @@ def _loop(asked: Limits, at: Pace) -> tuple[Rule, ...]:
         Rule("PereneRetrainOverdue", "ticket",
              f"max by (model) ({c.RETRAIN_OVERDUE.name}) > {_number(asked.retrain_overdue_s)}", at.wait("15m"),
              "Retraining of {{ $labels.model }} has been due for {{ $value | humanizeDuration }} and does not begin"),
+        Rule("PereneGateBlind", "page", f"max by (model) ({c.GATE_BLIND.name}) == 1", at.wait("0m"),
+             "The gates of {{ $labels.model }} no longer stop what they must: no version may be promoted by them"),
         Rule("PereneExperimentStuck", "ticket", stuck, at.wait("1d"),
              "The trial of {{ $labels.model }} has learned nothing for a day"),
         Rule("PereneSampleRatioMismatch", "ticket",

@@ -23,7 +23,7 @@ RETRAIN_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600
 # Values of the gauges `drift_state` and `data_quality_state`; the words are those of findings.
 STATES: dict[str, int] = {"ok": 0, "watch": 1, "confirmed": 2, "insufficient": 3, "broken": 4}
 # Values of the gauge `experiment_stage`; 0 where no trial is running.
-STAGES: dict[str, int] = {"none": 0, "shadow": 1, "ab": 2}
+STAGES: dict[str, int] = {"none": 0, "shadow": 1, "canary": 2, "ab": 3, "watch": 4}
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,11 @@ STAGE_DURATION = _serving(
 REQUESTS_IN_PROGRESS = _serving("requests_in_progress", "gauge", "Requests being answered now")
 REJECTED = _serving(
     "rejected_total", "counter",
-    "Requests refused to protect the others (queue_full, deadline, rate, concurrency, quota), and failures of a "
-    "candidate (candidate_failed: the champion answered; shadow_failed)", ("reason",),
-    starts=(("candidate_failed",), ("shadow_failed",), ("queue_full",), ("deadline",), ("rate",), ("concurrency",),
-            ("quota",)))  # fmt: skip
+    "Requests refused to protect the others (queue_full, deadline, rate, concurrency, quota), what the champion "
+    "answered for a version that failed (candidate_failed, segment_failed), shadows that failed (shadow_failed), and "
+    "those that were not asked since callers would have felt it (shadow_dropped)", ("reason",),
+    starts=(("candidate_failed",), ("segment_failed",), ("shadow_failed",), ("shadow_dropped",), ("queue_full",),
+            ("deadline",), ("rate",), ("concurrency",), ("quota",)))  # fmt: skip
 QUEUE_DEPTH = _serving("queue_depth", "gauge", "Requests waiting for the engine", ("model",))
 BATCH_ROWS = _serving(
     "batch_rows", "histogram", "Rows of one run of the engine", ("model",),
@@ -102,8 +103,8 @@ BATCH_RELEASED = _serving(
     ("reason",), starts=(("idle",), ("full",)))  # fmt: skip
 COLD_STARTS = _serving("cold_starts_total", "counter", "Models loaded because a request asked for them", ("model",))
 FALLBACKS = _serving(
-    "fallbacks_total", "counter", "Answers or versions that fell back (candidate: to the champion; gpu: to the CPU; "
-    "limits: from Redis to this machine's own count)", ("model", "kind"))  # fmt: skip
+    "fallbacks_total", "counter", "Answers or versions that fell back (candidate, segment: to the champion; gpu: to "
+    "the CPU; limits: from Redis to this machine's own count)", ("model", "kind"))  # fmt: skip
 CACHE = _serving("response_cache_total", "counter", "Answers looked for in the response cache", ("model", "result"))
 COERCED = _serving("coerced_total", "counter", "Values that were widened to the type of their column", ("model",))
 SESSION_MEMORY = _serving(
@@ -234,7 +235,7 @@ REFERENCE_AGE = _watching("reference_age_seconds", "gauge", "Age of the champion
 
 # --- worker process: retraining ---------------------------------------------------------------------------
 RETRAIN_RUNS = _retraining(
-    "retrain_runs_total", "counter", "Finished retraining runs, by result (done, failed)",
+    "retrain_runs_total", "counter", "Finished retraining runs, by result (done, failed, cancelled)",
     ("model", "trigger", "result"))  # fmt: skip
 RETRAIN_DURATION = _retraining(
     "retrain_duration_seconds", "histogram", "Time of one retraining run", ("model",), "seconds",
@@ -245,8 +246,20 @@ RETRAIN_BREAKER = _retraining(
 RETRAIN_OVERDUE = _retraining(
     "retrain_overdue_seconds", "gauge", "Time on the model's clock since a scheduled run was due; 0 when none waits",
     unit="seconds")  # fmt: skip
+RETRAIN_HELD = _retraining(
+    "retrain_held", "gauge", "1 for the brake that holds a run which something asks for", ("model", "brake")
+)
+RETRAIN_NEXT = _retraining(
+    "retrain_next_timestamp_seconds", "gauge",
+    "When the next run may begin, on the model's clock; 0 when an event decides", unit="seconds")  # fmt: skip
 GATE_RESULT = _retraining(
     "gate_result_total", "counter", "Gate verdicts on trained versions", ("model", "gate", "result"))  # fmt: skip
+GATE_BLIND = _retraining(
+    "gate_blind", "gauge", "1 while the gates pass a planted challenger that they must stop, or stop the champion"
+)
+GATE_SELF_TESTS = _retraining(
+    "gate_self_tests_total", "counter", "Tests of the gates, by result (right, blind, not_told, failed)",
+    ("model", "result"))  # fmt: skip
 SCHEDULER_IS_LEADER = _retraining("scheduler_is_leader", "gauge", "1 while this worker holds the lease", ())
 EXPERIMENT_EVALUE = _retraining(
     "experiment_evalue", "gauge", "Evidence in the running trial, by test", ("model", "test"))  # fmt: skip
@@ -256,19 +269,24 @@ EXPERIMENT_EFFECT_UPPER = _retraining("experiment_effect_upper", "gauge", "Upper
 EXPERIMENT_EXPOSURES = _retraining(
     "experiment_exposures_total", "counter", "Units exposed in A/B, by arm", ("model", "arm"))  # fmt: skip
 EXPERIMENT_SRM = _retraining("experiment_srm_evalue", "gauge", "Evidence that the split is not the one asked for")
+EXPERIMENT_GUARDRAIL = _retraining(
+    "experiment_guardrail_evalue", "gauge", "Evidence that the candidate breaks a guardrail; at 100 it is taken out",
+    ("model", "guardrail"))  # fmt: skip
+EXPERIMENT_NEEDED = _retraining(
+    "experiment_labels_needed", "gauge", "Labels that the smaller arm still needs at the effect seen so far, if known")
 EXPERIMENT_STAGE = _retraining(
     "experiment_stage", "gauge", "Stage of the trial: " + ", ".join(f"{v} {k}" for k, v in STAGES.items())
 )  # fmt: skip
 PROMOTIONS = _retraining(
     "promotions_total",
     "counter",
-    "Ended trials, by result (promoted, rejected, inconclusive, aborted)",
+    "Decided trials, by result (promoted, rejected, rolled_back, inconclusive, aborted)",
     ("model", "result"),
 )
 ROLLBACKS = _retraining(
     "rollbacks_total",
     "counter",
-    "Earlier champions put back: by hand (manual) or by the worker (automatic)",
+    "Versions taken back: by hand (manual), or by the worker because of what they did (harm, latency and others)",
     ("model", "reason"),
 )
 CHAMPION_VERSION = _retraining("champion_version", "gauge", "Version the ledger names champion")
@@ -282,9 +300,10 @@ WORKER: tuple[Metric, ...] = (
     LABELS_PARKED, LABELS_UNMATCHED, LABELS_WITHIN, LABEL_LAG, LABEL_LAST,
     MONITOR_LAST_SUCCESS, MONITOR_EVENT_TIME, MONITOR_FAILURES, REPORTS, LAKE_FILES_MERGED, LAKE_EVENTS_EXPIRED,
     LAKE_UPKEEP_FAILURES, LAKE_UPKEEP_LAST_SUCCESS, REFERENCE_AGE, RETRAIN_RUNS, RETRAIN_DURATION,
-    RETRAIN_BREAKER, RETRAIN_OVERDUE, GATE_RESULT,
+    RETRAIN_BREAKER, RETRAIN_OVERDUE, RETRAIN_HELD, RETRAIN_NEXT, GATE_RESULT, GATE_BLIND, GATE_SELF_TESTS,
     SCHEDULER_IS_LEADER, EXPERIMENT_EVALUE, EXPERIMENT_EFFECT, EXPERIMENT_EFFECT_LOWER, EXPERIMENT_EFFECT_UPPER,
-    EXPERIMENT_EXPOSURES, EXPERIMENT_SRM, EXPERIMENT_STAGE, PROMOTIONS, ROLLBACKS, CHAMPION_VERSION,
+    EXPERIMENT_EXPOSURES, EXPERIMENT_SRM, EXPERIMENT_GUARDRAIL, EXPERIMENT_NEEDED, EXPERIMENT_STAGE, PROMOTIONS,
+    ROLLBACKS, CHAMPION_VERSION,
 )  # fmt: skip
 
 CATALOGUE: tuple[Metric, ...] = SERVE + WORKER

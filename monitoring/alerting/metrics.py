@@ -12,10 +12,13 @@ from monitoring.alerting.catalogue import CATALOGUE, SERVE, WORKER, Metric
 __all__ = ["CATALOGUE", "SERVE", "WORKER", "Metric", "ServeMetrics", "WorkerMetrics"]
 
 # The series that alerts watch, started at 0 for each model as soon as a worker knows the model.
-_RETRAIN_TRIGGERS = ("schedule", "performance", "manual")
-_RETRAIN_RESULTS = ("done", "failed")
-_PROMOTION_RESULTS = ("promoted", "rejected", "inconclusive", "aborted")
-_ROLLBACK_REASONS = ("manual", "automatic")
+_RETRAIN_TRIGGERS = ("schedule", "performance", "manual", "freshness", "alert", "volume", "estimated")
+_RETRAIN_RESULTS = ("done", "failed", "cancelled")
+_PROMOTION_RESULTS = ("promoted", "rejected", "rolled_back", "inconclusive", "aborted")
+_ROLLBACK_REASONS = (
+    *("manual", "automatic", "harm", "alert"),
+    *("error_rate", "latency", "prediction_rate", "outcome"),
+)
 
 
 def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:
@@ -121,7 +124,11 @@ class WorkerMetrics:
         self.retrain_duration_seconds = _histogram(c.RETRAIN_DURATION, registry)
         self.retrain_breaker_open = _gauge(c.RETRAIN_BREAKER, registry)
         self.retrain_overdue_seconds = _gauge(c.RETRAIN_OVERDUE, registry)
+        self.retrain_held = _gauge(c.RETRAIN_HELD, registry)
+        self.retrain_next_timestamp_seconds = _gauge(c.RETRAIN_NEXT, registry)
         self.gate_result_total = _counter(c.GATE_RESULT, registry)
+        self.gate_blind = _gauge(c.GATE_BLIND, registry)
+        self.gate_self_tests_total = _counter(c.GATE_SELF_TESTS, registry)
         self.scheduler_is_leader = _gauge(c.SCHEDULER_IS_LEADER, registry)
         self.experiment_evalue = _gauge(c.EXPERIMENT_EVALUE, registry)
         self.experiment_effect = _gauge(c.EXPERIMENT_EFFECT, registry)
@@ -129,6 +136,8 @@ class WorkerMetrics:
         self.experiment_effect_upper = _gauge(c.EXPERIMENT_EFFECT_UPPER, registry)
         self.experiment_exposures_total = _counter(c.EXPERIMENT_EXPOSURES, registry)
         self.experiment_srm_evalue = _gauge(c.EXPERIMENT_SRM, registry)
+        self.experiment_guardrail_evalue = _gauge(c.EXPERIMENT_GUARDRAIL, registry)
+        self.experiment_labels_needed = _gauge(c.EXPERIMENT_NEEDED, registry)
         self.experiment_stage = _gauge(c.EXPERIMENT_STAGE, registry)
         self.promotions_total = _counter(c.PROMOTIONS, registry)
         self.rollbacks_total = _counter(c.ROLLBACKS, registry)

@@ -6,11 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from monitoring.drift.data_quality import Check, check_column
 from monitoring.drift.detectors import Reading, resolve
 from monitoring.drift.dispersion import factors
-from monitoring.drift.drift import Comparison, benjamini_hochberg, judge
-from monitoring.drift.grouped import groups
+from monitoring.drift.drift import Comparison, Floats, benjamini_hochberg, judge
+from monitoring.drift.grouped import Group, groups
+from monitoring.drift.news import weigh
 from monitoring.drift.verdict import Flags
 from monitoring.drift.windows import Window, ladder, scales_of
 from monitoring.settings import MonitoringSettings
@@ -90,15 +94,15 @@ def by_ladder(
 ) -> list[Reading]:
     """The detector `ladder`: tests of pooled windows, corrected for the number of columns and scales."""
     fdr = discovery_rate(closed, settings.expected_days_between_false_alarms)
-    results = _compare_all(specs, closed, settings.min_rows)
-    rejected = benjamini_hochberg([result.p for _, _, result, _ in results], fdr)
+    results = _compare_all(specs, closed, settings, fdr)
+    rejected = benjamini_hochberg([result.p for result in results], fdr)
     found = []
-    for (name, scale, result, leaning), significant in zip(results, rejected, strict=True):
-        flagged = significant and result.psi >= settings.psi_floor
-        near = name in alarmed and result.p <= RESTLESS and result.psi >= settings.psi_floor / 2
-        sure = flagged and scale > 1 and leaning
-        reading = Reading(name, scale, result.psi, result.p, result.rows, flagged, sure, near and not flagged)
-        found.append(reading)
+    for result, significant in zip(results, rejected, strict=True):
+        name, scale, seen = result.name, result.scale, result.seen
+        flagged = significant and result.least >= settings.psi_floor
+        near = name in alarmed and seen.p <= RESTLESS and seen.psi >= settings.psi_floor / 2
+        sure = flagged and scale > 1 and result.leaning
+        found.append(Reading(name, scale, seen.psi, seen.p, seen.rows, flagged, sure, near and not flagged))
     return found
 
 
@@ -113,9 +117,21 @@ def discovery_rate(closed: Sequence[Window], days: float) -> float:
     return min(max(HOURLY_RATE * span / 3600.0 * 90.0 / days, LEAST_RATE), LARGEST_RATE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """A column at a scale, as it was seen, and what is decided on: p and effect, after older windows were asked."""
+
+    name: str
+    scale: int
+    seen: Comparison
+    p: float
+    least: float
+    leaning: bool
+
+
 def _compare_all(
-    specs: Mapping[str, dict[str, Any]], closed: Sequence[Window], min_rows: int
-) -> list[tuple[str, int, Comparison, bool]]:
+    specs: Mapping[str, dict[str, Any]], closed: Sequence[Window], settings: MonitoringSettings, fdr: float
+) -> list[_Result]:
     """Every column at every scale, and whether two of its last three windows, each for itself, point to drift.
 
     A pool that is flagged beside such windows is no coincidence, and no single odd window.
@@ -130,14 +146,38 @@ def _compare_all(
         single, _ = judge(group.cells[:, -LOOKED_AT:], group.reference[:, :1], by, in_order=group.in_order)
         leaning = (single < LEANING).sum(-1) >= REPEATED
         rows = pools.sum(-1)
+        final, least = p.copy(), psi.copy()
+        at = np.nonzero((p <= fdr) & (psi >= settings.psi_floor) & ~_seasonal(group, specs)[:, None])
+        if len(at[0]):
+            final[at], least[at] = _asked(group, pools, at, (scaling.g[at[0]], scaling.rank[at[0]]), settings.psi_floor)
+            final[at], least[at] = np.maximum(final[at], p[at]), np.minimum(least[at], psi[at])
         for i, name in enumerate(group.names):
             found[name] = [
-                (name, scale, Comparison(float(psi[i, k]), float(p[i, k]), int(rows[i, k])), bool(leaning[i]))
+                _Result(
+                    name,
+                    scale,
+                    Comparison(float(psi[i, k]), float(p[i, k]), int(rows[i, k])),
+                    float(final[i, k]),
+                    float(least[i, k]),
+                    bool(leaning[i]),
+                )
                 for k, scale in enumerate(scales)
                 # the score is counted for the champion's rows only: in a trial these are fewer than the window's
-                if rows[i, k] >= min_rows
+                if rows[i, k] >= settings.min_rows
             ]
     return [result for name in specs for result in found[name]]
+
+
+def _seasonal(group: Group, specs: Mapping[str, dict[str, Any]]) -> npt.NDArray[np.bool_]:
+    """Columns that follow the clock: what came before a pool came at other hours, and says nothing about it."""
+    return np.array([specs[name].get("seasons") is not None for name in group.names], bool)
+
+
+def _asked(
+    group: Group, pools: Floats, at: tuple[Any, ...], factor: tuple[Floats, Floats], floor: float
+) -> tuple[Floats, Floats]:
+    older = group.cells.sum(axis=1)[at[0]] - pools[at]
+    return weigh(pools[at], older, group.reference[at], factor, in_order=group.in_order, floor=floor)
 
 
 def _check_all(specs: Mapping[str, dict[str, Any]], window: Window) -> list[Check]:

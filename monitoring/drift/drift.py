@@ -106,11 +106,6 @@ def chi_square_p(statistic: Floats, df: Floats) -> Floats:
     return np.where(df > 0, gammaincc(np.maximum(df, 1) / 2.0, statistic / 2.0), 1.0)
 
 
-def g_test(w: Floats, q: Floats) -> float:
-    """p-value of the G-test of two rows of counts."""
-    return float(chi_square_p(*g_statistic(np.asarray(w, np.float64), np.asarray(q, np.float64))))
-
-
 def g_statistic(w: Floats, q: Floats) -> tuple[Floats, Floats]:
     """G with Williams' correction for small samples, and its degrees of freedom, 0 with nothing to compare."""
     total = w + q

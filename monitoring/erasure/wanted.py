@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import pyarrow as pa
 
-from monitoring.intake.blocks import Block, Cells
+from monitoring.intake.blocks import OF_REQUESTS, Block, Cells
 from monitoring.intake.events import Event, LabelEvent, PredictionEvent
 from monitoring.intake.pseudonyms import Digest, plain
 from monitoring.lake.tombstones import Erased
@@ -130,12 +130,11 @@ def without(block: Block, rows: Iterable[int]) -> Block | None:
 
     def of_requests(name: str) -> list[object]:
         values: list[object] = getattr(block, name)
-        return [values[number] for number in alone]
+        return [values[number] for number in alone] if values else []
 
-    names = ("at", "received", "arm", "entity", "latency_ms", "key")
     return msgspec.structs.replace(
         block,
-        **{name: of_requests(name) for name in names},
+        **{name: of_requests(name) for name in OF_REQUESTS},
         first=[block.first[number] + row - starts[number] for number, row, _ in parts],
         rows=[count for _, _, count in parts],
         ids=[block.ids[row] for row in kept],

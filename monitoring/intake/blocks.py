@@ -17,7 +17,7 @@ from monitoring.intake.events import Arm, Event, PredictionEvent, Value
 from monitoring.intake.pseudonyms import Digest, plain
 from registry.contract import Column, Contract
 
-__all__ = ["Answered", "Block", "Columns", "block_of_answers", "block_of_events", "by_policy", "decode"]
+__all__ = ["OF_REQUESTS", "Answered", "Block", "Columns", "block_of_answers", "block_of_events", "by_policy", "decode"]
 
 MANY: Final = 256
 Cells = list[Value] | bytes | None
@@ -50,6 +50,8 @@ class Answered(msgspec.Struct, gc=False):
     rows: Any
     predictions: Sequence[Any]
     values: Sequence[list[float]] | None
+    deployment: int = 0
+    assigned: int = 0
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -61,7 +63,8 @@ class Answered(msgspec.Struct, gc=False):
         return type(self.rows) is not list and len(self.ids) >= MANY and isinstance(self.rows, Columns)
 
 
-_OF_REQUESTS: Final = ("first", "rows", "at", "received", "arm", "entity", "latency_ms", "key")
+OF_REQUESTS: Final = ("at", "received", "arm", "entity", "latency_ms", "key", "deployment", "assigned")
+"""What a request's rows have in common; a list is empty where spools of earlier versions had none."""
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True, tag="b"):
@@ -86,6 +89,9 @@ class Block(msgspec.Struct, frozen=True, array_like=True, tag="b"):
     predictions: list[Value]
     probabilities: list[list[float] | None] | None
     features: list[Cells]
+    deployment: list[int] = []
+    assigned: list[int] = []
+    """Empty where no trial drew for any of the requests."""
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -98,7 +104,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, tag="b"):
             starts.append(starts[-1] + count)
 
         def some(values: Any) -> Any:
-            return [values[n] for n in requests]
+            return [values[n] for n in requests] if values else []
 
         def of_rows(values: Any, width: int = 1) -> Any:
             parts = (values[starts[n] * width : starts[n + 1] * width] for n in requests)
@@ -106,7 +112,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, tag="b"):
 
         return msgspec.structs.replace(
             self,
-            **{name: some(getattr(self, name)) for name in _OF_REQUESTS},
+            **{name: some(getattr(self, name)) for name in ("first", "rows", *OF_REQUESTS)},
             ids=of_rows(self.ids),
             predictions=of_rows(self.predictions),
             probabilities=None if self.probabilities is None else of_rows(self.probabilities),
@@ -155,6 +161,8 @@ def block_of_answers(first: Sequence[int], answers: Sequence[Answered], digest: 
         _predictions(contract, answers, values),
         values,
         [] if shadow else _features(contract, answers, digest),
+        [a.deployment for a in answers],
+        [a.assigned for a in answers] if any(a.assigned for a in answers) else [],
     )
 
 
@@ -179,6 +187,8 @@ def block_of_events(numbered: Sequence[tuple[int, PredictionEvent]]) -> Block:
         [e.prediction for e in events],
         [e.probabilities for e in events],
         [list(column) for column in zip(*padded, strict=True)],
+        [e.deployment for e in events],
+        [e.assigned for e in events],
     )
 
 

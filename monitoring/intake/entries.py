@@ -49,7 +49,7 @@ def record(events: Answered | Sequence[Event], digest: Digest = plain) -> tuple[
                 return None
             entity, rows = by_policy(a, digest)
         about = (a.contract.model, a.version, a.arm, a.at, a.received, entity, a.key, a.latency_ms)
-        return Kind.ANSWERED, _ENCODER.encode((*about, a.ids, rows, a.predictions, a.values))
+        return Kind.ANSWERED, _ENCODER.encode((*about, a.ids, rows, a.predictions, a.values, a.deployment, a.assigned))
     # any type may sit among features, and encoders raise what they like: the commit says what is wrong with it
     except Exception:
         return None

@@ -9,7 +9,8 @@ import msgspec
 __all__ = ["Arm", "Event", "LabelEvent", "PredictionEvent", "Value", "encoder", "value_text"]
 
 Value = float | int | str | bool | None
-Arm = Literal["champion", "candidate", "shadow", "pinned"]
+Arm = Literal["champion", "candidate", "fallback", "segment", "shadow", "pinned"]
+"""Who answered, and why: fallback is the champion in the place of a candidate that was drawn and failed."""
 
 
 class PredictionEvent(msgspec.Struct, frozen=True, array_like=True, tag="p"):
@@ -17,6 +18,8 @@ class PredictionEvent(msgspec.Struct, frozen=True, array_like=True, tag="p"):
 
     `at` is event time and `received` arrival, both unix seconds; `features` are in the order of the
     contract's columns with the store/hash/drop policy already applied (dropped = None, hashed = hex text).
+    `deployment` is the revision of the ledger's row that the request was routed by, and `assigned` the version that a
+    trial drew for it, whoever answered then; 0 is none.
     """
 
     id: str
@@ -31,6 +34,8 @@ class PredictionEvent(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     probabilities: list[float] | None
     latency_ms: float
     key: str
+    deployment: int = 0
+    assigned: int = 0
 
 
 class LabelEvent(msgspec.Struct, frozen=True, array_like=True, tag="l"):

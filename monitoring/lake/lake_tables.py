@@ -38,6 +38,8 @@ _PREDICTION_META = pa.schema(
         ("_probabilities", pa.list_(pa.field("element", pa.float32()))),  # the name Parquet gives it back
         ("_latency_ms", pa.float64()),
         ("_key", pa.string()),
+        ("_deployment", pa.int64()),
+        ("_assigned", pa.int64()),
         ("_boot", pa.string()),
         ("_seq", pa.int64()),
     ]
@@ -186,6 +188,8 @@ def prediction_table(blocks: Sequence[Block], boot: str, contract: Contract | No
         else pa.nulls(rows, probabilities),
         "_latency_ms": of_requests(pa.array(of("latency_ms"), pa.float64())),
         "_key": of_requests(pa.array(of("key"), pa.string())),
+        "_deployment": of_requests(_versions(blocks, "deployment")),
+        "_assigned": of_requests(_versions(blocks, "assigned")),
         "_boot": pa.repeat(boot, rows),
         "_seq": pa.array(numbers),
     }
@@ -193,6 +197,13 @@ def prediction_table(blocks: Sequence[Block], boot: str, contract: Contract | No
     if (np.diff(numbers) < 0).any():
         table = table.take(pc.sort_indices(table.column("_seq")))
     return table
+
+
+def _versions(blocks: Sequence[Block], name: str) -> pa.Array:
+    """A number of each request, null where it has none."""
+    parts = (getattr(block, name) or [0] * len(block.rows) for block in blocks)
+    found = np.fromiter(chain.from_iterable(parts), np.int64)
+    return pa.array(found, mask=found == 0)
 
 
 def label_table(rows: Sequence[tuple[int, LabelEvent]], boot: str, contract: Contract | None) -> pa.Table:

@@ -71,22 +71,37 @@ def _calibrated(curve: Mapping[str, Any], w: npt.NDArray[np.float64]) -> Estimat
 
 
 def _added(curve: Mapping[str, Any], counts: Mapping[str, Sequence[int]]) -> Estimate | None:
-    loss, spread, n = float(curve["base"]), 0.0, 0.0
+    loss, spread, n, unseen = float(curve["base"]), 0.0, 0.0, 0.0
     for name, parts in curve["columns"].items():
         w = np.asarray(counts[name], np.float64)
         n = max(n, float(w.sum()))
         if w.sum():
             share = w / w.sum()
             loss += float(share @ np.asarray(parts))
-            spread += float((share**2).sum())
+            more = _doubtful(curve, name, share)
+            spread += more[0]
+            unseen += more[1]
     if not n:
         return None
-    leverage = (1.0 + spread) / float(curve["rows"])
-    return _banded(curve, min(max(loss, 0.0), 1.0), n, leverage, {})
+    variance = float(curve["sd"]) ** 2
+    leverage = 1.0 / float(curve["rows"]) + (spread / variance if variance else 0.0)
+    return _banded(curve, min(max(loss, 0.0), 1.0), n, leverage, {}, unseen=unseen)
 
 
-def _banded(curve: Mapping[str, Any], loss: float, n: float, leverage: float, metrics: dict[str, float]) -> Estimate:
-    error = BAND * float(curve["sd"]) * float(np.sqrt(1.0 / n + leverage))
+def _doubtful(curve: Mapping[str, Any], name: str, share: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Variance of what a column adds, and how far it may lie off because rows moved outwards in its end bins."""
+    if "doubts" not in curve:  # a reference made before there were any
+        return float(curve["sd"]) ** 2 * float((share**2).sum()) / float(curve["rows"]), 0.0
+    doubt = curve["doubts"][name]
+    moved = share - np.asarray(doubt["share"])
+    step = np.asarray(doubt["step"])
+    return float(moved**2 @ np.asarray(doubt["variance"])), float(np.maximum(moved, 0.0) @ step)
+
+
+def _banded(
+    curve: Mapping[str, Any], loss: float, n: float, leverage: float, metrics: dict[str, float], *, unseen: float = 0.0
+) -> Estimate:
+    error = BAND * float(curve["sd"]) * float(np.sqrt(1.0 / n + leverage)) + unseen
     return Estimate(loss, loss - error, loss + error, int(n), metrics)
 
 

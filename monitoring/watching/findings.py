@@ -10,6 +10,7 @@ Kind = Literal["data_quality", "feature_drift", "score_drift", "estimated", "per
 State = Literal["ok", "watch", "confirmed", "insufficient", "broken"]
 Severity = Literal["none", "low", "medium", "high"]
 
+ALARMS: Final[tuple[State, ...]] = ("confirmed", "broken")
 KINDS: Final[tuple[Kind, ...]] = ("data_quality", "feature_drift", "score_drift", "estimated", "performance")
 
 

@@ -31,7 +31,7 @@ class Answer(TypedDict):
 
     model: str
     version: int
-    arm: Literal["champion", "candidate", "pinned"]
+    arm: Literal["champion", "candidate", "fallback", "segment", "pinned"]
     predictions: list[{prediction}]{numbers}
     prediction_ids: list[str]
 

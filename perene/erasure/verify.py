@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from monitoring.erasure.lake_files import file_digest
 from monitoring.erasure.wanted import Wanted, spellings
@@ -40,7 +43,11 @@ def verify(settings: Settings, path: Path, *, subject: str | None = None) -> lis
     except StoreUnavailable as error:
         return [*problems, f"tombstone: {error.message}: {error.where}"]
     for place in all_places(settings.places.home, lake, found["model"], settings.places):
-        problems += [f"{item.place}: {item.rows} {item.kind}(s) in {item.name}" for item in place.find(aim)]
+        try:
+            problems += [f"{item.place}: {item.rows} {item.kind}(s) in {item.name}" for item in place.find(aim)]
+        # what cannot be read is no proof that nothing is there: a file that is no spool, a damaged one
+        except (OSError, sqlite3.Error, msgspec.MsgspecError, ValueError, StoreUnavailable) as error:
+            problems.append(f"{place.name}: something in it cannot be read ({type(error).__name__})")
     return problems + list(_restored(found, lake))
 
 

@@ -30,8 +30,13 @@ def of_model(model: str) -> str:
 
 
 def move_hash(previous: str, row: Row) -> str:
-    """Hex sha256 of a deployment: the hash before it, its fields, and the evidence it names."""
-    return _digest([previous, *(row[name] for name in _MOVE), row["evidence_id"]])
+    """Hex sha256 of a deployment: the hash before it, its fields, the evidence it names, and routing where it has any.
+
+    Rows without routing hash as they did before there was such a column.
+    """
+    routing = row.get("routing")
+    more = [] if routing is None else [routing]
+    return _digest([previous, *(row[name] for name in _MOVE), row["evidence_id"], *more])
 
 
 def evidence_hash(previous: str, row: Row) -> str:

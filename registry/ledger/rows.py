@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import RowMapping
 
 from registry.errors import LedgerConflict
+from registry.routing import Routing, check_routing, read_routing
 
 Mode = Literal["shadow", "canary", "ab"]
 
@@ -32,6 +33,7 @@ class Deployment:
     evidence_id: int | None
     previous: str
     hash: str
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,12 @@ class Experiment:
     at: datetime
 
 
-def check_trial(champion: int, candidate: int | None, mode: Mode | None, weight: float) -> None:
+SALT_MOST: Final = 64
+
+
+def check_trial(
+    champion: int, candidate: int | None, mode: Mode | None, weight: float, salt: str, routing: Routing | None
+) -> None:
     """Refuse a trial that cannot be: half of one, the champion against itself, a share beyond 1."""
     if (candidate is None) != (mode is None):
         raise LedgerConflict("a trial needs both a candidate and a mode", where="candidate")
@@ -80,6 +87,13 @@ def check_trial(champion: int, candidate: int | None, mode: Mode | None, weight:
         raise LedgerConflict("the candidate already is the champion", where="candidate")
     if not 0.0 <= weight <= 1.0:
         raise LedgerConflict("the weight is a share", where="weight", expected="0 to 1")
+    # a separator in the salt would let two pairs of salt and entity draw as one
+    if len(salt) > SALT_MOST or not (salt.isprintable() and salt.isascii()):
+        raise LedgerConflict(
+            "the salt cannot be that", where="salt", expected=f"at most {SALT_MOST} printable characters of ASCII"
+        )
+    if routing is not None:
+        check_routing(routing, champion=champion, candidate=candidate, mode=mode, weight=weight)
 
 
 def previous_champion(history: list[Deployment]) -> int | None:
@@ -129,4 +143,5 @@ def to_deployment(row: RowMapping | Mapping[str, Any]) -> Deployment:
         evidence_id=row["evidence_id"],
         previous=row["previous"],
         hash=row["hash"],
+        routing=read_routing(row["routing"]),
     )

@@ -10,7 +10,7 @@ from registry.errors import ConfigInvalid
 from registry.ledger.database import reading, writing
 
 VERSION_TABLE: Final = "perene_alembic"
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """Newest revision of `registry/migrations`; kept here because Alembic takes longer to import than a ledger to open."""
 _LOCK: Final = 7_265_431
 

@@ -39,6 +39,7 @@ from registry.ledger.rows import (
 )
 from registry.ledger.schema import prepare
 from registry.names import check_name
+from registry.routing import Routing, follow, read_routing, write_routing
 
 __all__ = ["LEADER", "Deployment", "Evidence", "Experiment", "Ledger", "Mode", "Run"]
 
@@ -111,16 +112,19 @@ class Ledger:
         weight: float = 0.0,
         salt: str = "",
         evidence_id: int | None = None,
+        routing: Routing | None = None,
         token: int | None = None,
     ) -> Deployment:
         """Append the next deployment of `model` if its revision still is `expected_revision` (0: none yet).
 
+        Segments stay as they are unless `routing` gives others: they are no part of a trial.
+
         Raises:
-            LedgerConflict: the revision is another one by now.
+            LedgerConflict: the revision is another one by now, or the trial or the routing cannot be.
             LeaseLost: `token` is given and is not the leader's newest.
         """
         check_name(model)
-        check_trial(champion, candidate, mode, weight)
+        check_trial(champion, candidate, mode, weight, salt, routing)
         with self._fenced(token) as connection:
             row = self._append_deployment(
                 connection,
@@ -136,6 +140,7 @@ class Ledger:
                     "reason": reason,
                     "evidence_id": evidence_id,
                 },
+                routing or Routing(),
             )
         return to_deployment(row)
 
@@ -159,10 +164,12 @@ class Ledger:
         return self.move(model, expected_revision=current.revision, champion=target, actor=actor, reason=reason)
 
     def _append_deployment(
-        self, connection: Connection, model: str, expected_revision: int, fields: dict[str, Any]
+        self, connection: Connection, model: str, expected_revision: int, fields: dict[str, Any], routing: Routing
     ) -> Mapping[str, Any]:
         d = t.deployments
-        query = select(d.c.revision, d.c.hash).where(d.c.model == model).order_by(d.c.revision.desc()).limit(1)
+        query = (
+            select(d.c.revision, d.c.hash, d.c.routing).where(d.c.model == model).order_by(d.c.revision.desc()).limit(1)
+        )
         last = connection.execute(query).first()
         revision = last.revision if last else 0
         if revision != expected_revision:
@@ -173,7 +180,9 @@ class Ledger:
                 got=str(revision),
                 hint="look at perene status and decide again",
             )
+        before = read_routing(last.routing) if last else None
         row: dict[str, Any] = {"model": model, "revision": revision + 1, "at": iso(utc_now()), **fields}
+        row["routing"] = write_routing(follow(before, routing))
         row["previous"] = last.hash if last else ""
         row["hash"] = move_hash(row["previous"], row)
         try:
@@ -219,7 +228,7 @@ class Ledger:
         run_id: str,
         model: str,
         *,
-        status: Literal["running", "done", "failed", "abandoned"],
+        status: Literal["running", "done", "failed", "abandoned", "cancelled"],
         step: str,
         body: dict[str, Any],
         token: int | None = None,
@@ -238,13 +247,20 @@ class Ledger:
             for r, start in found
         ]
 
+    def run_steps(self, run_id: str) -> list[Run]:
+        """Every row of one run, oldest first: each step with the time at which it began."""
+        with reading(self._engine) as connection:
+            found = connection.execute(select(t.runs).where(t.runs.c.run_id == run_id).order_by(t.runs.c.id)).all()
+        start = parse_time(found[0].at) if found else utc_now()
+        return [Run(r.run_id, r.model, r.status, r.step, json.loads(r.body), start, parse_time(r.at)) for r in found]
+
     def record_experiment(
         self,
         experiment_id: str,
         model: str,
         *,
         state: Literal["running", "promoted", "rejected", "rolled_back", "inconclusive", "aborted"],
-        stage: Literal["shadow", "ab", "watch", "done"],
+        stage: Literal["shadow", "canary", "ab", "watch", "done"],
         body: dict[str, Any],
         token: int | None = None,
     ) -> None:

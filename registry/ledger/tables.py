@@ -39,6 +39,7 @@ deployments = Table(
     Column("evidence_id", Integer),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+    Column("routing", Text),
     # the compare-and-swap: two writers of one revision cannot both commit
     UniqueConstraint("model", "revision", name="perene_one_row_per_revision"),
 )

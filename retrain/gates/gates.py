@@ -127,15 +127,18 @@ class PairedSample:
         Losses of one day share their weather: with enough blocks the larger of the independent and the
         block-clustered error is taken, so that a holdout of 14 days does not pass for 12,000 independent rows.
         """
-        n, mean = self.n, self.mean
+        plain, clustered = self.errors()
+        return (clustered, len(self.blocks) - 1) if clustered > plain else (plain, self.n - 1)
+
+    def errors(self) -> tuple[float, float]:
+        """The error of independent rows and that of independent blocks; 0 for the latter with too few blocks."""
+        n, mean, g = self.n, self.mean, len(self.blocks)
         squares = sum(b[2] for b in self.blocks)
         plain = math.sqrt(max(squares / n - mean * mean, 0.0) / (n - 1))
-        g = len(self.blocks)
         if g < MIN_BLOCKS:
-            return plain, n - 1
+            return plain, 0.0
         between = sum((b[1] - b[0] * mean) ** 2 for b in self.blocks) * g / (g - 1)
-        clustered = math.sqrt(between) / n
-        return (clustered, g - 1) if clustered > plain else (plain, n - 1)
+        return plain, math.sqrt(between) / n
 
 
 def non_inferiority_gate(

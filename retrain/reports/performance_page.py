@@ -209,7 +209,9 @@ def _told_by(report: Mapping[str, Any] | None, *, linked: bool) -> str | Link:
         return "-"
     names = report["evidently"]
     said = f"drift in {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else "no drift"
-    text = f"{said} (report {report['key']})"
+    answers = [entry["column"] for entry in report.get("moved_answers") or []][:3]
+    moved = f"; answers were moved by {', '.join(answers)}" if answers else ""
+    text = f"{said}{moved} (report {report['key']})"
     return Link(text, f"../{report['key']}/report.html") if linked else text
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from monitoring.alerting.metrics import WorkerMetrics
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.findings import ALARMS
 from registry.ledger import Ledger
 from registry.private import addresses, write_private
 from retrain.places import Places
@@ -30,7 +31,8 @@ SECONDS: Final = 600.0
 ATTEMPTS: Final = 3
 PAUSE_S: Final = 30.0
 """Between two attempts; the second pause is twice as long."""
-ALARMS: Final = ("confirmed", "broken")
+RECALLED: Final = 500
+"""Newest findings among which alarms without a report are looked for when a worker begins."""
 _log = logging.getLogger("perene.retrain")
 
 
@@ -64,7 +66,7 @@ class Reports:
     def look(self, model: str, version: int, settings: MonitoringSettings, now: datetime | None) -> None:
         """Queue what is due by the model's clock, and once what a killed worker left."""
         if model not in self._known:
-            rows = self.ledger.evidence(model, EVIDENCE, limit=500)
+            rows = self.ledger.evidence(model, EVIDENCE, limit=4 * RECALLED)
             self._known[model] = {str(row.body.get("key")) for row in rows}
             self._recall(model, version, settings)
         if now is None:
@@ -80,8 +82,8 @@ class Reports:
         self._add(Task("finding", f"finding-{finding}", model, version, None, at, finding, settings))
 
     def _recall(self, model: str, version: int, settings: MonitoringSettings) -> None:
-        """The newest finding, if the worker that made it did not come to report on it."""
-        for row in self.ledger.evidence(model, "finding", limit=1):
+        """Alarms about this version that no worker came to report on, oldest first; those with a report are known."""
+        for row in reversed(self.ledger.evidence(model, "finding", limit=RECALLED)):
             at = datetime.fromisoformat(row.body["at"])
             if row.body["state"] in ALARMS and row.body["detail"].get("version") == version:
                 self.ask(model, row.id, version, at, settings)

@@ -23,15 +23,18 @@ from registry.bundle import Bundle
 from registry.child import die_with_parent
 from registry.errors import ConversionRefused, LeaseLost, PereneError, StoreUnavailable
 from registry.ledger import Ledger
-from retrain.gates.gates import Gate, PairedSample, certificate_gate, contract_gate, non_inferiority_gate, passed
+from retrain.gates import spending
+from retrain.gates.carded import carded
+from retrain.gates.gates import PairedSample, certificate_gate, contract_gate, held, non_inferiority_gate, passed
+from retrain.gates.judge import Case, judge_bundles
 from retrain.places import Places
 from retrain.process import limit_memory
 from retrain.settings import RetrainSettings
 from retrain.training.bundling import build as _build
-from retrain.training.bundling import of_version
+from retrain.training.bundling import note, of_version
 from retrain.training.kept import keep, kept, write
 from retrain.training.registering import register
-from retrain.training.spec import LEASE_LOST, STORE_AWAY, Failure, Result, Spec, Step, recorded
+from retrain.training.spec import HANDED_OVER, LEASE_LOST, STORE_AWAY, Failure, HandedOver, Result, Spec, recorded
 
 __all__ = ["main"]
 
@@ -65,16 +68,25 @@ class Journal:
                     return run.run_id, run.body.get("version")
         return None
 
+    def claims(self, year: int) -> int:
+        """Claims to be better that the model's other runs made in this year of its clock."""
+        rows = self._ledger.evidence(self._spec.model, "gates", limit=2_000)
+        return spending.attempts((row.body for row in rows), year, self._spec.run_id, self._spec.champion)
+
 
 def execute(spec: Spec, journal: Journal) -> Result:
     """Do the run, or what an earlier attempt left of it."""
-    places = Places(Path(spec.home), spec.ledger_url, spec.tracking_uri, spec.signing_key, spec.lake_url)
+    places = _places(spec)
     folder = places.run(spec.run_id)
     chosen = kept(folder / "selection.json")
     result = msgspec.json.decode(chosen, type=Result) if chosen is not None else _select(spec, places, folder, journal)
     keep(folder / "selection.json", msgspec.json.encode(result))
-    if result.outcome != "candidate" or result.version is not None:
+    if result.outcome not in ("candidate", "held") or result.version is not None:
         return result
+    from retrain.training.validation import validated
+
+    figures = validated(spec, places, folder, result, journal)
+    result = msgspec.structs.replace(result, context={**result.context, "validation": figures})
     journal("register", {})
     version = register(spec, places, folder / "bundle", result.context)
     return msgspec.structs.replace(result, version=version)
@@ -83,6 +95,8 @@ def execute(spec: Spec, journal: Journal) -> Result:
 def _select(spec: Spec, places: Places, folder: Path, journal: Journal) -> Result:
     from retrain.training import data, select
     from retrain.training.fitting import fitted
+    from retrain.training.handover import external, hand_over
+    from retrain.training.search import Found, searched
     from retrain.training.snapshot import take
 
     settings = RetrainSettings(**spec.settings)
@@ -95,15 +109,28 @@ def _select(spec: Spec, places: Places, folder: Path, journal: Journal) -> Resul
         context = {"why": f"the same rows, windows and code as run {twin[0]}", "same_as": twin[0], "lineage": lineage}
         return Result(spec.run_id, "repeat", [], context, twin[1])
     holdout = data.part(snapshot.frame, snapshot.laid.holdout)
-    facts = {"holdout_rows": len(holdout), "needed": settings.min_labels}
+    facts: dict[str, Any] = {"holdout_rows": len(holdout), "needed": settings.min_labels}
     if len(holdout) < settings.min_labels:
         context = {"why": "the holdout is too small", "lineage": lineage, **facts}
         return Result(spec.run_id, "refused", [_too_few(facts)], context)
     base = select.bundle_losses(champion, holdout, settings.target, cap)
     contenders: dict[str, select.Contender] = {}
-    for made in fitted(settings, snapshot, folder, journal):
-        losses = select.checked_losses(made.estimator, champion, holdout, settings, cap)
-        contenders[made.name] = select.Contender(made.name, losses, len(made.rows), made.estimator, train=made.rows)
+    search, here = Found(), settings.engine != "webhook"
+    if here:
+        search = searched(settings, snapshot, champion, cap, folder, journal)
+        for made in fitted(settings, snapshot, folder, journal, search.params):
+            losses = select.checked_losses(made.estimator, champion, holdout, settings, cap)
+            contenders[made.name] = select.Contender(made.name, losses, len(made.rows), made.estimator, train=made.rows)
+    else:
+        if spec.external is None:
+            hand_over(spec, settings, snapshot, folder, journal)
+        version, bundle = external(spec, settings, snapshot, places, folder, journal)
+        fits = contract_gate(champion.contract, bundle.contract)
+        if fits.verdict != "pass":
+            context = {"why": f"version {version} of the external engine: {fits.reason}", "lineage": lineage}
+            return Result(spec.run_id, "refused", [fits.to_dict()], context)
+        losses = select.bundle_losses(bundle, holdout, settings.target, cap)
+        contenders["external"] = select.Contender("external", losses, version=version)
     for version in spec.former:
         # a former champion that cannot be read any more is no reason not to retrain
         try:
@@ -117,7 +144,8 @@ def _select(spec: Spec, places: Places, folder: Path, journal: Journal) -> Resul
         context = {"why": "no window has enough rows", "lineage": lineage, **facts}
         return Result(spec.run_id, "refused", [_too_few(facts)], context)
     judged = _judge(spec, settings, champion, holdout, base, contenders, folder, journal)
-    return msgspec.structs.replace(judged, context={**judged.context, "lineage": lineage})
+    found = {"search": msgspec.to_builtins(search)} if settings.search else {}
+    return msgspec.structs.replace(judged, context={**judged.context, "lineage": lineage, **found})
 
 
 def _judge(
@@ -128,7 +156,7 @@ def _judge(
     base: Any,
     contenders: Any,
     folder: Path,
-    step: Step,
+    step: Journal,
 ) -> Result:
     import numpy as np
 
@@ -143,8 +171,6 @@ def _judge(
         "champion": spec.champion,
         "champion_loss": float(np.nanmean(base)),
     }
-    gates: list[Gate] = []
-    losses = winner.losses
     if winner.version is None:
         step("bundle", {"window": winner.name})
         try:
@@ -152,24 +178,20 @@ def _judge(
         except ConversionRefused as error:
             refusal = certificate_gate({"verdict": "refused"})
             return Result(spec.run_id, "refused", [refusal.to_dict()], {**context, "why": error.message}, cap=cap)
-        gates += [certificate_gate(built.certificate), contract_gate(champion.contract, built.contract)]
-        losses = select.bundle_losses(built, holdout, settings.target, cap) if passed(gates) else losses
+    else:
+        built = of_version(_places(spec), spec.model, winner.version, folder)
     step("gate", {"best": winner.name, "contenders": len(contenders)})
-    ok = np.isfinite(base) & np.isfinite(losses)
-    days = (holdout["_at"].astype("int64") // 86_400_000_000_000).to_numpy()
-    gates.append(
-        non_inferiority_gate(
-            PairedSample.of(base[ok], losses[ok], days[ok]),
-            margin=settings.margin,
-            alpha=settings.alpha,
-            k=len(contenders),
-            reason="freshness" if settings.freshness and spec.reason == "schedule" else spec.reason,
-            min_rows=settings.min_labels,
-        )
-    )
-    outcome = "candidate" if passed(gates) else "refused"
-    spread = float(np.std(losses[ok]))
+    case = Case(settings, holdout, cap, spec.reason, spec.now, len(contenders), step.claims(spec.now.year))
+    gates, losses = judge_bundles(champion, built, case, winner.losses)
+    if winner.version is None:
+        note(folder, winner.name, carded(built, gates))
+    outcome = "candidate" if passed(gates) else "held" if held(gates) else "refused"
+    spread = float(np.nanstd(losses))
     return Result(spec.run_id, outcome, [g.to_dict() for g in gates], context, winner.version, cap, spread)
+
+
+def _places(spec: Spec) -> Places:
+    return Places(Path(spec.home), spec.ledger_url, spec.tracking_uri, spec.signing_key, spec.lake_url)
 
 
 def _too_few(facts: dict[str, Any]) -> dict[str, Any]:
@@ -199,6 +221,8 @@ def main(arguments: list[str]) -> int:
                 write(folder / RESULT, msgspec.json.encode(execute(spec, journal)))
         except LeaseLost:
             return LEASE_LOST
+        except HandedOver:
+            return HANDED_OVER
         # whatever it was, the worker must learn why: of what is not ours the class alone, for its text may hold values
         except Exception as error:
             traceback.print_exc()

@@ -3,61 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from monitoring.lake.lake import Lake
 from registry.contract import Contract
-from registry.errors import ConfigInvalid, TrainingFailed
+from registry.errors import PereneError, TrainingFailed
 from registry.loss import class_index
 from retrain.places import Places
 from retrain.settings import RetrainSettings
+from retrain.training.code import function
 from retrain.training.windows import Window
 
-__all__ = ["digest", "function", "load", "nulls_allowed", "part"]
-
-
-def function(reference: str) -> Callable[[Any], Any]:
-    """The user's function named `module:function`.
-
-    Raises:
-        ConfigInvalid: there is no such module or function.
-    """
-    module, _, name = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigInvalid(
-            f"'{reference}' cannot be imported: {type(error).__name__}",
-            where="trainer or loader",
-            expected="module:function on the worker's import path",
-            hint="start the worker in the folder that holds the module",
-        ) from error
-    made: Callable[[Any], Any] = found
-    return made
+__all__ = ["digest", "load", "nulls_allowed", "part", "recorded"]
 
 
 def load(settings: RetrainSettings, model: str, contract: Contract, span: Window, places: Places) -> pd.DataFrame:
     """Labelled rows of `span`: the contract's columns, the target and `_at`, in event order.
 
     Raises:
-        TrainingFailed: a column is missing, or nothing is there.
+        TrainingFailed: the loader raised, a column is missing, nothing is there, or nothing is to be told apart.
     """
-    frame = function(settings.loader)(span) if settings.loader else _from_lake(settings, contract, span, places)
+    frame = _loaded(settings.loader, span) if settings.loader else recorded(settings, contract, span, places)
     missing = [c for c in [*contract.names, settings.target, "_at"] if c not in frame.columns]
     if missing:
         raise TrainingFailed(
             f"the training data has no column '{missing[0]}'", where="loader", expected=", ".join(missing[:10])
         )
-    at = pd.to_datetime(frame["_at"], utc=True)
+    try:
+        at = pd.to_datetime(frame["_at"], utc=True).dt.as_unit("ns")  # days are counted from their integers
+    except (ValueError, TypeError) as error:
+        raise TrainingFailed("the column '_at' holds something that is no time", where="loader") from error
     keep = (at >= span.start) & (at < span.end) & frame[settings.target].notna()
     frame = frame.assign(_at=at)[keep.to_numpy()][[*contract.names, settings.target, "_at"]]
     if frame.empty:
         raise TrainingFailed("there are no labelled rows to learn from", where="loader")
+    if contract.output.kind == "classification" and frame[settings.target].nunique() < 2:
+        raise TrainingFailed(
+            "the labels are all of one class", where="loader", expected="rows of two classes or more in the windows"
+        )
     frame = frame.sort_values("_at", kind="stable").reset_index(drop=True)
     frame[settings.target] = frame[settings.target].infer_objects()  # no longer mixed with the rows without a label
     for column in contract.columns:
@@ -67,7 +52,24 @@ def load(settings: RetrainSettings, model: str, contract: Contract, span: Window
     return frame
 
 
-def _from_lake(settings: RetrainSettings, contract: Contract, span: Window, places: Places) -> pd.DataFrame:
+def _loaded(loader: str, span: Window) -> pd.DataFrame:
+    load = function(loader)
+    try:
+        frame = load(span)
+    except (PereneError, MemoryError):
+        raise
+    # it is the user's code: whatever it raises, the run failed; its text may hold values, the log has it all
+    except Exception as error:
+        raise TrainingFailed(
+            f"the loader raised {type(error).__name__}", where=loader, hint="perene retrain log shows where"
+        ) from error
+    if not isinstance(frame, pd.DataFrame):
+        raise TrainingFailed(f"the loader returned {type(frame).__name__}", where=loader, expected="a DataFrame")
+    return frame
+
+
+def recorded(settings: RetrainSettings, contract: Contract, span: Window, places: Places) -> pd.DataFrame:
+    """What the lake has of `span`: predictions with the newest label of each, if it has one."""
     table = Lake(places.lake).joined(contract.model, since=span.start, until=span.end)
     frame: pd.DataFrame = table.to_pandas()
     if contract.output.kind == "classification":  # the lake keeps class labels as text

@@ -1,12 +1,13 @@
-"""Retraining runs as the worker sees them: begun, resumed after a crash, concluded once."""
+"""Retraining runs as the worker sees them: begun, resumed after a crash, cancelled, concluded once."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,50 +21,76 @@ from retrain.gates.gates import Gate
 from retrain.places import Places
 from retrain.process import Child
 from retrain.settings import RetrainSettings
-from retrain.training.child import LEASE_LOST, Result, Spec, recorded
+from retrain.training.ends import end_of, failure_of, pause
+from retrain.training.spec import Result, Spec, recorded
+from retrain.triggering.past import past_run
+from retrain.triggering.triggers import PastRun, breaker_open, next_attempt
 
-__all__ = ["Concluded", "Runs", "run_id"]
+__all__ = ["ANSWER", "CANCEL", "Concluded", "Runs", "run_id"]
 
-MAX_ATTEMPTS = 3
+CANCEL = "run_cancel"
+"""Kind of the row of evidence that asks for a run's end."""
+ANSWER = "run_callback"
+"""Kind of the row with which an external engine answers."""
 
 
 def run_id(model: str, reason: str, champion: int, now: datetime, settings: RetrainSettings) -> str:
-    """The idempotency key: the same occasion is the same run, however often it is begun."""
+    """The run of one occasion: the same occasion is the same run, however often it is begun."""
     what = "\x1f".join((model, reason, str(champion), now.isoformat(), settings.model_dump_json()))
     return f"{model}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Concluded:
-    """A run that ended; `result` is None when it broke."""
+    """A run that ended; `result` is None when it broke or was cancelled."""
 
     run: Run
     spec: Spec
     result: Result | None
     evidence_id: int | None
     seconds: float
+    ended: Literal["done", "failed", "cancelled"] = "done"
+
+
+def _wall() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass
 class Runs:
-    """Starts children one at a time and turns their ends into rows."""
+    """Starts children, a bounded number at a time, and turns their ends into rows."""
 
     ledger: Ledger
     places: Places
+    most: int = 1
+    hook_secret: str = field(default="", repr=False)
+    wall: Callable[[], datetime] = _wall
     _active: dict[str, Child] = field(default_factory=dict, init=False)
 
     @property
     def busy(self) -> bool:
-        """Whether a child of this worker is at work: one at a time for the whole worker."""
+        """Whether a child of this worker is at work."""
         return bool(self._active)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further child may be started now."""
+        return len(self._active) >= self.most
 
     def begin(self, spec: Spec, *, token: int) -> None:
         """Record the run, then start its child. A crash between the two is mended by `tend`."""
         self.ledger.record_run(spec.run_id, spec.model, status="running", step="begin", body=_body(spec), token=token)
-        self._start(spec, token)
+        try:
+            self._start(spec, token)
+        except OSError as error:  # no room for its folder, or no right to it: an attempt more would not help
+            at = _next(spec, self._past(spec.model, PastRun(spec.now, "error")))
+            told = {"error": f"its folder cannot be written: {error.strerror}", "code": "disk", "at_step": "begin"}
+            body = {**_body(spec), **told, "next_attempt": at.isoformat() if at else None}
+            self.ledger.record_run(spec.run_id, spec.model, status="failed", step="failed", body=body, token=token)
 
     def _start(self, spec: Spec, token: int) -> None:
         stores = {"ledger_url": self.places.ledger, "tracking_uri": self.places.tracking}
+        stores["hook_secret"] = self.hook_secret
         spec = msgspec.structs.replace(spec, **stores, lake_url=self.places.lake_url, token=token, parent=os.getpid())
         folder = self.places.run(spec.run_id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,12 +102,15 @@ class Runs:
         )
 
     def tend(self, model: str, *, token: int) -> Concluded | None:
-        """Look after the model's running run: conclude it, or bring it back after a crash."""
-        running = [r for r in self.ledger.runs(model, limit=20) if r.status == "running"]
-        if not running:
+        """Look after the model's running run: conclude it, end it, or bring it back after a crash."""
+        run = next((r for r in self.ledger.runs(model, limit=20) if r.status == "running"), None)
+        if run is None:
             return None
-        run = running[0]
         spec = msgspec.convert(run.body["spec"], type=Spec)
+        if self._asked(run, CANCEL):
+            return self._cancel(run, spec, token)
+        if run.step == "handed_over":
+            return self._answered(run, spec, token)
         child = self._active.get(run.run_id)
         status = child.poll() if child is not None else None
         if child is not None and status is None:
@@ -88,26 +118,115 @@ class Runs:
         self._active.pop(run.run_id, None)
         if (self.places.run(run.run_id) / "result.json").exists():
             return self._conclude(run, spec, token)
-        if status == LEASE_LOST:
-            child = None  # not the run's fault: begin again under our own token
-        if child is None and spec.attempt < MAX_ATTEMPTS:
-            again = msgspec.structs.replace(spec, attempt=spec.attempt + 1)
-            self.begin(again, token=token)
+        if child is None and (self.full or self._waits(run)):
             return None
-        why = "abandoned" if child is None else "failed"
-        error = "it ran out of time" if status == 124 else f"exit status {status}"
-        body = {**_body(spec), "error": error if child else f"given up after {spec.attempt} attempts"}
-        self.ledger.record_run(
-            run.run_id, model, status="abandoned" if child is None else "failed", step=why, body=body, token=token
-        )
-        return Concluded(run, spec, None, None, _lasted(run))
+        end = end_of(run, status, attempt=spec.attempt, now=self.wall())
+        if end == "again" or (child is None and run.step == "waiting"):
+            # a crash uses up an attempt; neither a new leader nor a store that was away does
+            lost = child is None and run.step != "waiting"
+            self.begin(msgspec.structs.replace(spec, attempt=spec.attempt + lost), token=token)
+            return None
+        if end == "wait" or end == "handed":  # noqa: PLR1714 - what mypy narrows by
+            (self._wait if end == "wait" else self._hand_over)(run, spec, token)
+            return None
+        return self._fail(run, spec, end, status, token)
+
+    # ends -------------------------------------------------------------------------------------------------
+
+    def _waits(self, run: Run) -> bool:
+        return run.step == "waiting" and self.wall() < datetime.fromisoformat(run.body["retry_at"])
+
+    def _wait(self, run: Run, spec: Spec, token: int) -> None:
+        """A store is away: keep what is finished and try again later, however long that may take within a day."""
+        now, earlier = self.wall(), self._waited(run.run_id)
+        told = failure_of(self.places.run(run.run_id), None, step=run.step, attempt=spec.attempt)
+        since = earlier[0] if earlier else now.isoformat()
+        retry = (now + pause(len(earlier))).isoformat()
+        body = {**_body(spec), "error": told["error"], "at_step": told["step"]}
+        body |= {"waiting_since": since, "retry_at": retry}
+        self.ledger.record_run(run.run_id, run.model, status="running", step="waiting", body=body, token=token)
+
+    def _waited(self, run: str) -> list[str]:
+        """When this run began to wait, once for each time in a row: steps that came further begin anew."""
+        rows = [r for r in self.ledger.run_steps(run) if r.step != "begin"]
+        found: list[str] = []
+        for row in reversed(rows):
+            if row.step == "waiting":
+                found.append(row.body["waiting_since"])
+            elif found and row.step != rows[-1].step:
+                break
+        return found[::-1]
+
+    def _asked(self, run: Run, kind: str) -> dict[str, Any] | None:
+        """The body of the newest row of this kind about the run."""
+        asked = self.ledger.evidence(run.model, kind, limit=20)
+        return next((row.body for row in asked if row.body.get("run_id") == run.run_id), None)
+
+    def _hand_over(self, run: Run, spec: Spec, token: int) -> None:
+        """An external engine has the rows: no child waits for it."""
+        until = self.wall() + RetrainSettings(**spec.settings).webhook_timeout
+        body = {**_body(spec), "until": until.isoformat()}
+        self.ledger.record_run(run.run_id, run.model, status="running", step="handed_over", body=body, token=token)
+
+    def _answered(self, run: Run, spec: Spec, token: int) -> Concluded | None:
+        """Go on with what the engine answered; without an answer, wait for it as long as was agreed on."""
+        answer = self._asked(run, ANSWER)
+        if answer is None:
+            late = self.wall() >= datetime.fromisoformat(run.body["until"])
+            return self._fail(run, spec, "failed", None, token) if late else None
+        if not self.full:
+            self.begin(msgspec.structs.replace(spec, external=answer), token=token)
+        return None
+
+    def _cancel(self, run: Run, spec: Spec, token: int) -> Concluded:
+        child = self._active.pop(run.run_id, None)
+        if child is not None:
+            child.stop()
+        asked = self._asked(run, CANCEL) or {}
+        body = {**_body(spec), "at_step": run.step, "actor": asked.get("actor"), "why": asked.get("reason")}
+        self._last(run, "cancelled", "cancelled", body, token)
+        return Concluded(run, spec, None, None, _lasted(run), "cancelled")
+
+    def _fail(
+        self, run: Run, spec: Spec, end: Literal["failed", "abandoned"], status: int | None, token: int
+    ) -> Concluded:
+        told = failure_of(self.places.run(run.run_id), status, step=run.step, attempt=spec.attempt)
+        past = self._past(run.model, PastRun(spec.now, "error"))
+        body = {**_body(spec), "error": told["error"], "code": told["code"], "at_step": told["step"]}
+        if breaker_open(past):
+            body["next_attempt"] = None
+            opened = {"run_id": run.run_id, "error": told["error"], "closes": "perene retrain now"}
+            self.ledger.record_evidence(run.model, "breaker_open", opened, token=token)
+        else:
+            at = _next(spec, past)
+            body["next_attempt"] = at.isoformat() if at else None
+        self._last(run, end, end, body, token)
+        return Concluded(run, spec, None, None, _lasted(run), "failed")
+
+    def _past(self, model: str, newest: PastRun) -> list[PastRun]:
+        return [newest, *(p for r in self.ledger.runs(model, limit=20) if (p := past_run(r)))]
+
+    def _last(
+        self,
+        run: Run,
+        status: Literal["done", "failed", "abandoned", "cancelled"],
+        step: str,
+        body: dict[str, Any],
+        token: int,
+    ) -> None:
+        self.ledger.record_run(run.run_id, run.model, status=status, step=step, body=body, token=token)
+
+    # results ----------------------------------------------------------------------------------------------
 
     def _conclude(self, run: Run, spec: Spec, token: int) -> Concluded:
         path = self.places.run(run.run_id) / "result.json"
         result = msgspec.json.decode(path.read_bytes(), type=Result)
-        evidence_id = self._evidence(run, result, token)
-        if result.outcome == "candidate" and result.version is not None:
+        evidence_id = self._evidence(run, result, token) if result.gates else None
+        if result.outcome in ("candidate", "held") and result.version is not None:
             self._registered(run, result.version, token)
+        self.ledger.record_run(
+            run.run_id, run.model, status="running", step="experiment", body=_body(spec), token=token
+        )
         return Concluded(run, spec, result, evidence_id, _lasted(run))
 
     def _evidence(self, run: Run, result: Result, token: int) -> int:
@@ -136,8 +255,33 @@ class Runs:
             "version": done.result.version,
             "evidence_id": done.evidence_id,
             "context": done.result.context,
+            "cap": done.result.cap,
+            "loss_sd": done.result.loss_sd,
         }
-        self.ledger.record_run(done.run.run_id, done.run.model, status="done", step="concluded", body=body, token=token)
+        self._last(done.run, "done", "concluded", body, token)
+
+    def untried(self, model: str, champion: int, reason: str) -> Concluded | None:
+        """The newest run, if `reason` began it, against this champion, and its candidate was never tried."""
+        run = next(iter(self.ledger.runs(model, limit=1)), None)
+        if run is None or run.status != "done" or run.body.get("outcome") != "candidate":
+            return None
+        spec = msgspec.convert(run.body["spec"], type=Spec)
+        if spec.reason != reason or spec.champion != champion:
+            return None
+        tried = {e.body.get("trial", {}).get("candidate") for e in self.ledger.experiments(model, limit=20)}
+        if run.body["version"] in tried:
+            return None
+        body = run.body
+        result = Result(
+            run.run_id,
+            "candidate",
+            [],
+            body["context"],
+            body["version"],
+            body.get("cap", 1.0),
+            body.get("loss_sd", 0.5),
+        )
+        return Concluded(run, spec, result, body.get("evidence_id"), 0.0)
 
     def stop(self) -> None:
         """Kill the children: the runs stay `running` and are resumed by the next leader."""
@@ -149,6 +293,13 @@ class Runs:
 def _body(spec: Spec) -> dict[str, Any]:
     found: dict[str, Any] = {"spec": msgspec.to_builtins(recorded(spec))}
     return found
+
+
+def _next(spec: Spec, past: list[PastRun]) -> datetime | None:
+    """From when on another run may begin, by what the trigger will see."""
+    settings = RetrainSettings(**spec.settings)
+    longest = settings.holdout + settings.maturity if spec.reason in ("performance", "alert") else None
+    return next_attempt(past, timedelta(seconds=spec.cooldown_s), longest=longest)
 
 
 def _lasted(run: Run) -> float:

@@ -11,13 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from registry.bundle import Bundle
+from registry.errors import TrainingFailed
 from registry.loss import bounded_loss
 from registry.original import predict_original
 from registry.parity import answers, probabilities
 from registry.run import opened_bundle
 from registry.tensors import pack_frame
+from retrain.settings import RetrainSettings
 
-__all__ = ["Contender", "best", "bundle_losses", "estimator_losses"]
+__all__ = ["Contender", "best", "bundle_losses", "checked_losses", "estimator_losses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,32 @@ def estimator_losses(
     return bounded_loss(champion.contract.output, predicted, holdout[target].to_numpy(), cap)
 
 
+def checked_losses(
+    estimator: Any, champion: Bundle, holdout: pd.DataFrame, settings: RetrainSettings, cap: float
+) -> NDArray[np.float64]:
+    """Losses of what a user's trainer returned.
+
+    Raises:
+        TrainingFailed: it does not answer the holdout's rows as the champion does.
+    """
+    try:
+        losses = estimator_losses(estimator, champion, holdout, settings.target, cap)
+    except MemoryError:
+        raise
+    # it is the user's estimator: whatever it does with these rows, it cannot follow the champion
+    except Exception as error:
+        raise TrainingFailed(
+            f"the fitted {type(estimator).__name__} does not answer the holdout: {type(error).__name__}",
+            where=settings.trainer,
+            expected="answers of the champion's kind for its columns",
+        ) from error
+    if losses.shape != (len(holdout),) or not np.isfinite(losses).any():
+        raise TrainingFailed(
+            f"the fitted {type(estimator).__name__} gives no usable answers", where=settings.trainer, expected="numbers"
+        )
+    return losses
+
+
 def best(contenders: Mapping[str, Contender]) -> Contender:
-    """The lowest mean loss; a former champion wins a tie, for it needs no new version."""
-    return min(contenders.values(), key=lambda c: (float(np.nanmean(c.losses)), c.version is None))
+    """The lowest mean loss, no answer being the worst; a former champion wins a tie, for it needs no new version."""
+    return min(contenders.values(), key=lambda c: (float(np.nan_to_num(c.losses, nan=1.0).mean()), c.version is None))

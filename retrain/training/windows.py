@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 from registry.errors import ConfigInvalid
 
-__all__ = ["EPOCH", "NamedWindow", "Plan", "Window", "parse_duration", "plan"]
+__all__ = ["EPOCH", "NamedWindow", "Plan", "Window", "parse_duration", "plan", "ready_at"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SHORTEST = timedelta(days=8)
+"""What a holdout is shortened to at most: with fewer days the gate cannot tell a good version from a lucky week."""
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\s*$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -64,6 +66,13 @@ def parse_duration(text: str | timedelta) -> timedelta:
     return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
 
 
+def ready_at(
+    drift_at: datetime, holdout: timedelta, maturity: timedelta, *, sample: timedelta = timedelta()
+) -> datetime:
+    """From when on a run can learn of a change: enough of it is known to judge on, and half as much to learn from."""
+    return drift_at + max(1.5 * min(holdout, SHORTEST), 2 * sample) + maturity
+
+
 def plan(
     specs: Sequence[str],
     now: datetime,
@@ -75,10 +84,15 @@ def plan(
 ) -> Plan:
     """Lay out the candidate windows before the last matured block.
 
-    "since-drift" needs a change time that leaves at least one holdout's length to learn from; else it is left out.
+    Soon after a change half of what came since then is learned from, and half judged on, though no less than
+    `SHORTEST`: a whole holdout of the new world, and as much again to learn it from, would take too long.
+    "since-drift" is left out before `ready_at`.
     Windows that come out equal are kept once, so that best-of-k does not pay for a duplicate.
     """
     end = now - maturity
+    soon = "since-drift" in specs and drift_at is not None and ready_at(drift_at, holdout, maturity) <= now
+    if soon and drift_at is not None:
+        holdout = min(holdout, max((end - drift_at) / 2, SHORTEST))
     cut = end - holdout
     floor = earliest or EPOCH
     found: dict[Window, NamedWindow] = {}
@@ -86,7 +100,7 @@ def plan(
         if spec == "expanding":
             start = floor
         elif spec == "since-drift":
-            if drift_at is None or drift_at > cut - holdout:
+            if drift_at is None or not soon:
                 continue
             start = max(drift_at, floor)
         else:

@@ -1,6 +1,9 @@
-"""Anytime-valid tests: they may be read after every label without inflating the error rate.
+"""Anytime-valid tests of two arms: they may be read after every label without inflating the error rate.
 
-Effects are in units of bounded loss, positive when the candidate is *better* (champion loss - candidate loss).
+Effects are in units of bounded loss, positive when the candidate is *better* (champion loss - candidate loss). Losses
+may be 0 or 1, any number in 0..1, or heavy-tailed and clipped: with a loss of min(|error| / cap, 1) everything here is
+about the mean of the *clipped* loss, so a candidate that is better on most rows and has a few errors beyond the cap
+that are worse still counts as better. Watch those with a guardrail of their own.
 
 Sources: Howard, Ramdas, McAuliffe, Sekhon 2021 (normal mixture boundaries); Waudby-Smith, Arbour, Sinha, Kennedy,
 Ramdas 2021 (asymptotic confidence sequences); Waudby-Smith, Ramdas 2024 (betting); Lindon, Malek 2022 (SRM).
@@ -24,20 +27,32 @@ __all__ = [
     "interval",
     "log_e",
     "log_harm_e",
-    "log_paired_e",
+    "log_mixture",
     "log_srm_e",
-    "paired_path",
+    "log_srm_many",
+    "log_two_sided_e",
     "rho",
     "score",
+    "score_many",
 ]
 
-#: A stratum counts once both arms hold this many units: below it the estimated variance is too optimistic.
+#: A stratum counts once both arms hold this many units: below it the estimated variance is too optimistic. Smaller
+#: neighbours of the same epoch are put together until they do.
 MIN_STRATUM = 10
+
+#: The mixture is never tighter than this, in squares of the loss range: one loss moves the score by up to 1, and a
+#: normal law of a few of them is too good. Without it, losses of 0.5 % at 5 % of the traffic, planned on a few hundred
+#: labels, passed non-inferiority at the margin in 10 % of trials; with it in 3 %.
+LEAST_RHO = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Sufficient statistics of one time/stage stratum: count, sum and sum of squares of the loss in each arm."""
+    """Sufficient statistics of one time/stage stratum: count, sum and sum of squares of the loss in each arm.
+
+    The key is `epoch/day` or just the day: within an epoch the weight of the candidate did not change. A unit is in
+    one stratum only, that of its first exposure: one that returns every day would be counted as if it were many.
+    """
 
     key: str
     n_t: int
@@ -60,7 +75,7 @@ class Stratum:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Stratified score: S = sum w d, W = sum w, V = sum w^2 v. `d` > 0 when the candidate's loss is lower."""
+    """Stratified score: S = sum w d, W = sum w, V = its variance. `d` > 0 when the candidate's loss is lower."""
 
     s: float
     w: float
@@ -82,23 +97,45 @@ class Interval:
     upper: float
 
 
-def _variance(n: int, total: float, squares: float) -> float:
-    return max(squares - total * total / n, 0.0) / (n - 1)
-
-
 def score(strata: Iterable[Stratum]) -> Score:
-    """Sum the strata in which both arms are big enough; a time trend inside none of them can bias the sum."""
-    s = w_sum = v_sum = 0.0
-    n_t = n_c = 0
-    for x in strata:
-        if x.n_t < MIN_STRATUM or x.n_c < MIN_STRATUM:
+    """Sum the strata, which come in order of time; a trend over time between them cannot bias the sum."""
+    rows = tuple(strata)
+    if not rows:
+        return Score(0.0, 0.0, 0.0, 0, 0)
+    cells = np.array([r.to_list()[1:] for r in rows], dtype=np.float64).T[:, :, None]
+    s, w, v, n_t, n_c = score_many(cells, [r.key.rpartition("/")[0] for r in rows])[:, 0].tolist()
+    return Score(s, w, v, int(n_t), int(n_c))
+
+
+def score_many(cells: NDArray[np.float64], epochs: Sequence[object]) -> NDArray[np.float64]:
+    """The scores of many trials at once: cells [6, strata, trials], in the order of `Stratum`, to (s, w, v, n_t, n_c).
+
+    Strata are put together with the next one of their epoch until both arms hold MIN_STRATUM units. That looks at
+    counts only, which say nothing of the losses, and the weight of an epoch is constant: neither can bias the score.
+
+    V is the larger of two estimates: with each arm's own variance, sum w^2 (s_t^2 / n_t + s_c^2 / n_c), and with the
+    variance within both arms taken together. A small arm that has not met a rare loss yet has no variance of its own:
+    with the first alone, equal models of 0.5 % errors at 5 % of the traffic were promoted in 24 % of trials.
+    """
+    total = np.zeros((6, cells.shape[2]))
+    open_ = np.zeros((6, cells.shape[2]))
+    for k, epoch in enumerate(epochs):
+        if k and epoch != epochs[k - 1]:
+            open_[:] = 0.0
+        open_ += cells[:, k]
+        full = (open_[0] >= MIN_STRATUM) & (open_[3] >= MIN_STRATUM)
+        if not full.any():
             continue
-        w = x.n_t * x.n_c / (x.n_t + x.n_c)
-        d = x.sum_c / x.n_c - x.sum_t / x.n_t
-        v = _variance(x.n_t, x.sum_t, x.sq_t) / x.n_t + _variance(x.n_c, x.sum_c, x.sq_c) / x.n_c
-        s, w_sum, v_sum = s + w * d, w_sum + w, v_sum + w * w * v
-        n_t, n_c = n_t + x.n_t, n_c + x.n_c
-    return Score(s, w_sum, v_sum, n_t, n_c)
+        n_t, sum_t, sq_t, n_c, sum_c, sq_c = open_[:, full]
+        w = n_t * n_c / (n_t + n_c)
+        within_t = np.maximum(sq_t - sum_t * sum_t / n_t, 0.0)
+        within_c = np.maximum(sq_c - sum_c * sum_c / n_c, 0.0)
+        own = within_t / (n_t - 1.0) / n_t + within_c / (n_c - 1.0) / n_c
+        shared = (within_t + within_c) / (n_t + n_c - 2.0) / w
+        total[:, full] += np.stack([w * (sum_c / n_c - sum_t / n_t), w, w * w * own, w * w * shared, n_t, n_c])
+        open_[:, full] = 0.0
+    s, w, v_own, v_shared, n_t, n_c = total
+    return np.stack([s, w, np.maximum(v_own, v_shared), n_t, n_c])
 
 
 def rho(loss_sd: float, planned_per_arm: int, weight: float, alpha: float) -> float:
@@ -110,7 +147,7 @@ def rho(loss_sd: float, planned_per_arm: int, weight: float, alpha: float) -> fl
     total = planned_per_arm / share
     v_star = loss_sd**2 * total * weight * (1.0 - weight)
     a = -2.0 * math.log(alpha)
-    return max(v_star, 1e-12) / (a + math.log(a + 1.0))
+    return max(v_star / (a + math.log(a + 1.0)), LEAST_RHO)
 
 
 def log_e(found: Score, m0: float, rho_: float) -> float:
@@ -119,9 +156,24 @@ def log_e(found: Score, m0: float, rho_: float) -> float:
     >>> round(log_e(Score(s=30.0, w=500.0, v=100.0, n_t=1000, n_c=1000), 0.0, 10.0), 3)
     3.583
     """
-    s = found.s - m0 * found.w
+    return float(log_mixture(found.s - m0 * found.w, found.v, rho_))
+
+
+def log_mixture(s: Any, v: Any, rho_: float) -> Any:
+    """The one-sided normal mixture for numbers or arrays: grows with the score `s`, whose variance is `v`."""
+    scale = v + rho_
+    return np.log(2.0) + 0.5 * np.log(rho_ / scale) + s * s / (2.0 * scale) + log_ndtr(s / np.sqrt(scale))
+
+
+def log_two_sided_e(found: Score, m0: float, rho_: float) -> float:
+    """Log e-value against H0: effect = m0 (normal mixture over both signs; `interval` is what it does not reject).
+
+    >>> round(log_two_sided_e(Score(s=-30.0, w=500.0, v=100.0, n_t=1000, n_c=1000), 0.0, 10.0), 3)
+    2.892
+    """
     scale = found.v + rho_
-    return float(math.log(2.0) + 0.5 * math.log(rho_ / scale) + s * s / (2.0 * scale) + log_ndtr(s / math.sqrt(scale)))
+    s = found.s - m0 * found.w
+    return 0.5 * math.log(rho_ / scale) + s * s / (2.0 * scale)
 
 
 def log_harm_e(found: Score, rho_: float) -> float:
@@ -138,33 +190,20 @@ def interval(found: Score, alpha: float, rho_: float) -> Interval:
     return Interval(max(found.effect - half, -1.0), min(found.effect + half, 1.0))
 
 
-def paired_path(d: NDArray[np.float64], m0: float) -> NDArray[np.float64]:
-    """Log wealth after each difference, betting against H0: E[d] <= m0 for d in [-1, 1], in the order given.
-
-    Each bet uses the past only: lambda = clip((mean - m0) / (var + (mean - m0)^2), 0, 0.5 / (1 + m0)).
-    """
-    x = np.asarray(d, dtype=np.float64) - m0
-    n = np.arange(x.size, dtype=np.float64)  # how many are past
-    past = np.cumsum(x) - x
-    past_sq = np.cumsum(x * x) - x * x
-    mean = past / (n + 1.0)  # shrunk to the null by one observation
-    var = np.maximum((past_sq + 0.25) / (n + 1.0) - mean * mean, 1e-12)
-    bet = np.clip(mean / (var + mean * mean), 0.0, 0.5 / (1.0 + m0))
-    path: NDArray[np.float64] = np.cumsum(np.log1p(bet * x))
-    return path
-
-
-def log_paired_e(d: NDArray[np.float64], m0: float) -> float:
-    """Log e-value of paired differences: the last value of `paired_path`."""
-    path = paired_path(d, m0)
-    return float(path[-1]) if path.size else 0.0
-
-
 def log_srm_e(counts: Sequence[int], shares: Sequence[float], concentration: float = 100.0) -> float:
-    """Log e-value against H0: units fall on the arms in `shares` (Dirichlet mixture around them)."""
+    """Log e-value against H0: units fall on the arms, two or more, in `shares` (Dirichlet mixture around them).
+
+    Arms without a share that got units prove the split wrong; the logs of epochs with other shares may be added.
+    """
     n = np.asarray(counts, dtype=np.float64)
     theta = np.asarray(shares, dtype=np.float64)
-    a = concentration * theta
-    return float(
-        gammaln(a.sum()) - gammaln(a.sum() + n.sum()) + (gammaln(a + n) - gammaln(a)).sum() - (n * np.log(theta)).sum()
-    )
+    if (n[theta <= 0.0] > 0).any():
+        return math.inf
+    return float(log_srm_many(n[theta > 0.0], theta[theta > 0.0], concentration))
+
+
+def log_srm_many(counts: NDArray[np.float64], shares: NDArray[np.float64], concentration: float = 100.0) -> Any:
+    """`log_srm_e` of many trials at once: the last axis of `counts` are the arms, all of which have a share."""
+    a = concentration * shares
+    arms = gammaln(a + counts) - gammaln(a) - counts * np.log(shares)
+    return gammaln(a.sum()) - gammaln(a.sum() + counts.sum(axis=-1)) + arms.sum(axis=-1)

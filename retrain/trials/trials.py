@@ -6,47 +6,49 @@ the deployment how far it came, so nothing is decided twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from monitoring.lake.lake import Lake
+from monitoring.lake.lake_tables import Kind
 from registry.approvals import standing
 from registry.bundle import Bundle
-from registry.errors import LedgerConflict
+from registry.errors import ConfigInvalid, LedgerConflict
+from registry.experiment_facts import requested
 from registry.ledger import Deployment, Experiment, Ledger
 from registry.policy import LedgerPolicy, refusal
 from retrain.settings import RetrainSettings
 from retrain.training.runs import Concluded
-from retrain.trials.experiments import AbStats, Decision, Policy, ShadowStats, Trial, advance, trial_evidence
-from retrain.trials.samples import ab_stats, paired_losses
+from retrain.trials import looks, moves, plans
+from retrain.trials.alarms import firing
+from retrain.trials.decision import WAITING, Decision
+from retrain.trials.experiments import advance, trial_evidence
+from retrain.trials.policy import Trial
+from retrain.trials.reconcile import End, by_hand, ended, reconcile
+from retrain.trials.several import SeveralStats
+from retrain.trials.stats import Alarm, Stats
+from retrain.trials.trial_settings import TrialSettings
+from retrain.trials.views import Views, digest
 
-__all__ = ["Trials", "reconcile", "waits_for"]
+__all__ = ["Trials", "Turn", "waits_for"]
+
+log = logging.getLogger("perene.retrain")
 
 ACTOR = "worker"
-State = Literal["promoted", "rejected", "inconclusive", "aborted"]
-_ENDS: dict[str, State] = {
-    "promote": "promoted",
-    "reject": "rejected",
-    "inconclusive": "inconclusive",
-    "abort": "aborted",
-}
-
-
-def reconcile(trial: Trial, deployment: Deployment) -> Literal["enter", "shadow", "ab"] | State:
-    """What the deployment says of the trial: not begun, in a stage, or over (by whose hand ever)."""
-    if deployment.champion == trial.candidate:
-        return "promoted"
-    if deployment.champion != trial.champion:
-        return "aborted"
-    if deployment.candidate is None:
-        return "enter"
-    if deployment.candidate != trial.candidate:
-        return "aborted"
-    return "ab" if deployment.mode == "ab" else "shadow"
+#: What a look reads: nothing has changed where none of these files has.
+KINDS: tuple[Kind, ...] = ("prediction", "shadow", "label", "outcome")
+#: Trials of one model that are looked through for the one that is open.
+_RECENT = 50
+#: A look that takes longer than so many seconds is followed by a rest of several times its own length: events of many
+#: days under heavy traffic must not keep the worker from its other models. Alerts do not wait for it.
+LONG_LOOK_S, LOOKS_SHARE = 1.0, 5.0
 
 
 def waits_for(ledger: Ledger, policy: LedgerPolicy, model: str, version: int, *, by_people: bool = False) -> str | None:
@@ -55,11 +57,14 @@ def waits_for(ledger: Ledger, policy: LedgerPolicy, model: str, version: int, *,
     return refusal(rules, standing(ledger, model, version), actor=ACTOR)
 
 
-class Memory(msgspec.Struct):
-    """Paired differences in the order in which they were seen: a bet may not be placed again in another order."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one turn of a model found: the stage ("none" without a trial), what was decided, and how the trial ended."""
 
-    ids: list[str] = []
-    d: list[float] = []
+    stage: str = "none"
+    experiment_id: str = ""
+    decision: Decision | None = None
+    end: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,182 +74,320 @@ class Trials:
     ledger: Ledger
     lake: Lake
     policy: LedgerPolicy
-    _looked: dict[str, tuple[str | int, ...]] = field(default_factory=dict, init=False)
+    settings: Mapping[str, TrialSettings] = field(default_factory=dict)
+    _looked: dict[str, tuple[Any, ...]] = field(default_factory=dict, init=False)
+    _rests: dict[str, float] = field(default_factory=dict, init=False)
 
     def begin(self, done: Concluded, settings: RetrainSettings, now: datetime, *, token: int) -> Trial | None:
-        """Write down the intent to try the run's version; `tend` then makes the move."""
-        result = done.result
-        if result is None or result.outcome != "candidate" or result.version is None:
+        """Write down the intent to try the run's version; `turn` then makes the move. None where it is not tried."""
+        model = done.spec.model
+        trial = plans.trained(done, self._settings(model), settings, now)
+        if trial is None:
             return None
-        if settings.promotion == "manual" or result.version == done.spec.champion:
-            return None
-        reason = "freshness" if settings.freshness and done.spec.reason == "schedule" else done.spec.reason
-        trial = Trial(
-            experiment_id=f"{done.spec.run_id}-trial",
-            champion=done.spec.champion,
-            candidate=result.version,
-            reason=reason,
-            stage="shadow",
-            started=now,
-            policy=Policy(
-                margin=settings.margin,
-                alpha=settings.alpha,
-                shadow_labels=settings.shadow_labels,
-                ab_weight=settings.ab_weight,
-                ab_min_per_arm=settings.ab_min_per_arm,
-                ab_planned_per_arm=settings.ab_planned_per_arm,
-                limit_s=settings.experiment_limit.total_seconds(),
-                loss_sd=result.loss_sd,
-            ),
-            cap=result.cap,
-        )
-        known = {e.experiment_id for e in self.ledger.experiments(done.spec.model, limit=20)}
+        known = {e.experiment_id for e in self.ledger.experiments(model, limit=20)}
         if trial.experiment_id not in known:
-            self._record(done.spec.model, trial, "running", {"evidence_id": done.evidence_id}, token)
+            if self.open(model) is not None:
+                log.info("retrain.not_tried: another trial is on its way", extra={"model": model})
+                return None
+            self._record(model, trial, {}, token)
         return trial
 
-    def running(self, model: str) -> Experiment | None:
-        """The model's trial, if one is on its way."""
-        found = [e for e in self.ledger.experiments(model, limit=5) if e.state == "running"]
-        return found[0] if found else None
+    def open(self, model: str) -> Experiment | None:
+        """The model's trial that has not ended; a promotion that is still watched has not."""
+        return next((e for e in self.ledger.experiments(model, limit=_RECENT) if e.stage != "done"), None)
 
     def ended_at(self, model: str) -> datetime | None:
         """When the last trial ended, on the model's clock."""
-        for experiment in self.ledger.experiments(model, limit=5):
-            if experiment.state != "running" and "now" in experiment.body:
+        for experiment in self.ledger.experiments(model, limit=_RECENT):
+            if experiment.stage == "done" and "now" in experiment.body:
                 return datetime.fromisoformat(experiment.body["now"])
         return None
 
-    def tend(
+    def turn(
+        self,
+        deployment: Deployment,
+        champion: Bundle,
+        now: datetime,
+        *,
+        token: int,
+        bundle: Callable[[int], Bundle | None] = lambda version: None,
+    ) -> Turn:
+        """One look at the model's trial, or the beginning of one that somebody asked for.
+
+        Args:
+            deployment: as it is now.
+            champion: the bundle that answers.
+            now: on the model's clock.
+            token: the leader's.
+            bundle: gives the bundle of another version, once this machine has it.
+        """
+        model = deployment.model
+        row = self.open(model) or self._asked(deployment, champion, now, token)
+        if row is None:
+            return Turn()
+        decision = self._tend(row, deployment, champion, now, token, bundle)
+        after = next(
+            (e for e in self.ledger.experiments(model, limit=_RECENT) if e.experiment_id == row.experiment_id), row
+        )
+        end = after.state if after.state != row.state else None
+        return Turn(after.stage if after.stage != "done" else row.stage, row.experiment_id, decision, end)
+
+    def _settings(self, model: str) -> TrialSettings:
+        return self.settings.get(model, TrialSettings())
+
+    def _asked(self, deployment: Deployment, champion: Bundle, now: datetime, token: int) -> Experiment | None:
+        """Take up the oldest request; what cannot be tried any more is closed with the reason."""
+        model = deployment.model
+        for row in reversed(requested(self.ledger, model)):
+            why = None
+            if row.body.get("champion") != deployment.champion:
+                why = "the champion is another one by now"
+            elif deployment.candidate is not None:
+                why = "another candidate was deployed meanwhile"
+            else:
+                try:
+                    trial = plans.asked(row.body, self._settings(model), champion, now)
+                except ConfigInvalid as error:
+                    why = f"{error.message}: {error.where}"
+            if why is None:
+                self._record(model, trial, {"evidence_id": row.id}, token)
+                return self.open(model)
+            body = {**row.body, "why": why, "now": now.isoformat()}
+            self.ledger.record_experiment(
+                str(row.body["experiment_id"]), model, state="aborted", stage="done", body=body, token=token
+            )
+        return None
+
+    # one look ---------------------------------------------------------------------------------------------
+
+    def _tend(
         self,
         row: Experiment,
         deployment: Deployment,
         champion: Bundle,
-        settings: RetrainSettings,
         now: datetime,
-        *,
         token: int,
+        bundle: Callable[[int], Bundle | None],
     ) -> Decision | None:
-        """One look at the trial. Returns the decision when one was looked for."""
-        trial = Trial.from_dict(row.body["trial"])
-        where = reconcile(trial, deployment)
         model = deployment.model
-        if where == "enter":
-            if row.body.get("entered"):
-                self._close(model, trial, now, "the candidate was taken out", token)
-            else:
-                self._enter(row, trial, deployment, now, token)
+        try:
+            trial = Trial.from_dict(row.body["trial"])
+        except (msgspec.ValidationError, KeyError):
+            self._give_up(row, deployment, now, token)
             return None
-        if where in ("promoted", "aborted"):
-            self._close(model, trial, now, "the deployment was moved by hand", token, where)
+        entered, place = bool(row.body.get("entered")), reconcile(trial, deployment)
+        if place == "out" and not entered:
+            self._enter(trial, deployment, champion, now, token)
             return None
-        if where != trial.stage or not row.body.get("entered"):
-            trial = trial.at_stage("ab" if where == "ab" else "shadow")
-            self._record(model, trial, "running", {"entered": True}, token)
+        if isinstance(place, str):
+            why = f"{deployment.actor}: {deployment.reason}"
+            self._close(model, trial, now, why, token, by_hand(trial, place))
+            return None
+        trial = self._caught_up(trial, deployment, champion, place, now, token, entered=entered)
         made = self._made(model, trial)
         if made is not None:  # decided before a crash, not yet carried out
-            self._carry_out(deployment, trial, made[1], made[0], now, token)
+            self._carry_out(deployment, champion, trial, made[1], made[0], now, token)
             return made[1]
-        seen = (trial.stage, *(hash(tuple(self.lake.files(model, kind))) for kind in ("prediction", "shadow", "label")))
-        in_time = now - trial.started < timedelta(seconds=trial.policy.limit_s)
-        if in_time and self._looked.get(trial.experiment_id) == seen:
-            return None  # nothing arrived since the last look
-        stats = self._stats(model, trial, champion, token)
-        decision = advance(trial, stats, now)
-        if decision.action in ("continue", "pause"):
+        alarm = firing(self.ledger, model, since=row.started_at, names=self._settings(model).rollback_alerts)
+        seen = self._seen(model, trial, now, alarm)
+        if self._looked.get(trial.experiment_id) == seen:
+            return None  # nothing has changed since the last look
+        began = time.monotonic()
+        if alarm is None and began < self._rests.get(trial.experiment_id, 0.0):
+            return None
+        try:
+            return self._look(trial, deployment, champion, now, token, bundle, alarm, seen)
+        finally:
+            took = time.monotonic() - began
+            self._rests[trial.experiment_id] = began + (LOOKS_SHARE * took if took > LONG_LOOK_S else 0.0)
+
+    def _seen(self, model: str, trial: Trial, now: datetime, alarm: Alarm | None) -> tuple[Any, ...]:
+        """Everything that a look depends on, so that none is made twice."""
+        p = trial.policy
+        passed = (
+            now - trial.entered >= timedelta(seconds=p.dwell_s),
+            now - trial.entered >= timedelta(seconds=p.watch_s),
+            now - trial.entered >= timedelta(seconds=2 * p.watch_s),
+            now - trial.started >= timedelta(seconds=p.limit_s),
+        )
+        approvers = tuple(standing(self.ledger, model, version).approvers for version in trial.candidates)
+        files = (hash(tuple(self.lake.files(model, kind))) for kind in KINDS)
+        return (trial.step, alarm, *passed, approvers, *files)
+
+    def _look(
+        self,
+        trial: Trial,
+        deployment: Deployment,
+        champion: Bundle,
+        now: datetime,
+        token: int,
+        bundle: Callable[[int], Bundle | None],
+        alarm: Alarm | None,
+        seen: tuple[Any, ...],
+    ) -> Decision:
+        model = deployment.model
+        stats, joined = self._stats(trial, model, champion, token, bundle)
+        decision = advance(trial, stats, now, alarm)
+        looks.add(self.ledger, trial.experiment_id, looks.look(trial, decision, now), token=token)
+        why = None
+        if decision.action == "promote":
+            by_people = trial.by_people or self._settings(model).promotion != "auto"
+            winner = int(decision.facts.get("best", trial.candidate))
+            why = waits_for(self.ledger, self.policy, model, winner, by_people=by_people)
+        if decision.action in WAITING or why is not None:
             self._looked[trial.experiment_id] = seen
-            return decision
-        by_people = settings.promotion == "approve"
-        why = waits_for(self.ledger, self.policy, model, trial.candidate, by_people=by_people)
-        if decision.action == "promote" and why is not None:
-            return Decision("continue", f"{decision.reason}; it waits: {why}", decision.facts)
-        body = trial_evidence(trial, stats, now, decision)
+            waits = f"{decision.reason}; it waits: {why}"
+            return decision if why is None else replace(decision, action="continue", reason=waits)
+        inputs = digest(joined) if joined is not None else {}
+        body = trial_evidence(trial, stats, now, decision, alarm=alarm, inputs=inputs)
         evidence_id = self.ledger.record_evidence(model, "decision", body, token=token)
-        self._carry_out(deployment, trial, decision, evidence_id, now, token)
+        self._carry_out(deployment, champion, trial, decision, evidence_id, now, token)
         return decision
 
-    def _enter(self, row: Experiment, trial: Trial, deployment: Deployment, now: datetime, token: int) -> None:
-        self.ledger.move(
-            deployment.model,
-            expected_revision=deployment.revision,
-            champion=trial.champion,
-            candidate=trial.candidate,
-            mode="shadow",
-            salt=trial.experiment_id,
-            actor=ACTOR,
-            reason=f"shadow: {trial.reason}",
-            evidence_id=row.body.get("evidence_id"),
-            token=token,
-        )
-        self._record(deployment.model, trial, "running", {"entered": True}, token)
+    def _stats(
+        self, trial: Trial, model: str, champion: Bundle, token: int, bundle: Callable[[int], Bundle | None]
+    ) -> tuple[Stats | SeveralStats, Any]:
+        for version in trial.candidates if trial.stage != "watch" else ():
+            candidate = bundle(version)
+            found = plans.unfit(champion, candidate) if candidate is not None else None
+            if found is not None:
+                return found, None
+        return self.views.stats(model, trial, champion.contract.output, token)
 
-    def _stats(self, model: str, trial: Trial, champion: Bundle, token: int) -> ShadowStats | AbStats:
-        joined = self.lake.joined(model, since=trial.started)
-        output = champion.contract.output
-        if trial.stage == "ab":
-            return ab_stats(joined, output=output, cap=trial.cap, champion=trial.champion, candidate=trial.candidate)
-        name = f"trial:{trial.experiment_id}"
-        body = self.ledger.load_state(name)
-        memory = msgspec.json.decode(body, type=Memory) if body else Memory()
-        ids, d = paired_losses(joined, output=output, cap=trial.cap, champion=trial.champion, candidate=trial.candidate)
-        seen = set(memory.ids)
-        fresh = [(i, float(x)) for i, x in zip(ids, d, strict=True) if i not in seen]
-        if fresh:
-            memory.ids += [i for i, _ in fresh]
-            memory.d += [x for _, x in fresh]
-            self.ledger.save_state(name, msgspec.json.encode(memory), token=token)
-        return ShadowStats(np.array(memory.d, dtype=np.float32))
+    @property
+    def views(self) -> Views:
+        """What looks read."""
+        return Views(self.ledger, self.lake)
 
     def _made(self, model: str, trial: Trial) -> tuple[int, Decision] | None:
-        """The recorded decision of the trial's present stage: there is at most one."""
+        """The recorded decision of the trial's present step: there is at most one."""
         for row in self.ledger.evidence(model, "decision", limit=50):
-            of = row.body.get("trial", {})
-            if of.get("experiment_id") == trial.experiment_id and of.get("stage") == trial.stage:
-                return row.id, Decision(row.body["action"], row.body["reason"], row.body["facts"])
+            body, of = row.body, row.body.get("trial", {})
+            same = of.get("experiment_id") == trial.experiment_id and of.get("step") == trial.step
+            if same and (not trial.bandit or len(of["marks"]) == len(trial.marks)):  # with several, one of each epoch
+                return row.id, Decision(body["action"], body["reason"], body["facts"], body["cause"])
         return None
 
-    def _close(self, model: str, trial: Trial, now: datetime, why: str, token: int, state: State = "aborted") -> None:
-        """End a trial whose move is already made: by our own recorded decision, or by somebody's hand."""
-        made = self._made(model, trial)
-        if made is not None and made[1].action in _ENDS:
-            more = {"evidence_id": made[0], "why": made[1].reason, "facts": made[1].facts}
-            self._end(model, trial, _ENDS[made[1].action], now, more, token)
+    # moves ------------------------------------------------------------------------------------------------
+
+    def _enter(self, trial: Trial, deployment: Deployment, champion: Bundle, now: datetime, token: int) -> None:
+        moved = self.ledger.move(
+            deployment.model,
+            expected_revision=deployment.revision,
+            **moves.to_enter(trial),
+            actor=ACTOR,
+            reason=f"{trial.name}: {trial.reason}",
+            evidence_id=trial.gates_id,
+            token=token,
+        )
+        self._caught_up(trial, moved, champion, 0, now, token, entered=False)
+
+    def _caught_up(
+        self,
+        trial: Trial,
+        deployment: Deployment,
+        champion: Bundle,
+        place: int,
+        now: datetime,
+        token: int,
+        *,
+        entered: bool,
+    ) -> Trial:
+        """The trial's row follows the deployment: a step begun, or rows beside the trial (segments) within one."""
+        if trial.policy.several and place == len(trial.policy.stages):
+            trial = trial.won_by(deployment.champion)
+        elif trial.bandit and not any(m.revision == deployment.revision for m in trial.marks):
+            after = moves.next_epoch(trial, deployment, now)
+            self._record(deployment.model, after, {"entered": True}, token)
+            return after
+        if entered and place == trial.step:
+            if any(m.revision == deployment.revision for m in trial.marks):
+                return trial
+            after = trial.marked(deployment.revision)
         else:
-            self._end(model, trial, state, now, {"why": why}, token)
+            after = trial.at_step(place, deployment.revision, now)
+            if moves.first_drawn(trial, after):
+                output = champion.contract.output
+                base = self.views.baseline(deployment.model, trial, output, now)
+                after = replace(after, baseline=base, better=self._better(deployment.model, trial))
+        self._record(deployment.model, after, {"entered": True}, token)
+        return after
+
+    def _better(self, model: str, trial: Trial) -> bool:
+        """Whether shadow, which ends here, has proved the candidate better."""
+        made = self._made(model, trial)
+        return made is not None and made[1].facts.get("log_e_superiority", 0.0) >= -math.log(trial.policy.alpha)
 
     def _carry_out(
-        self, deployment: Deployment, trial: Trial, decision: Decision, evidence_id: int, now: datetime, token: int
+        self,
+        deployment: Deployment,
+        champion: Bundle,
+        trial: Trial,
+        decision: Decision,
+        evidence_id: int,
+        now: datetime,
+        token: int,
     ) -> None:
-        to_ab = decision.action == "advance"
-        promoted = decision.action == "promote"
+        if decision.action == "promote":
+            trial = trial.won_by(int(decision.facts.get("best", trial.candidate)))
+        what = f"{decision.action} ({decision.cause})" if decision.cause else decision.action
         try:
-            self.ledger.move(
+            moved = self.ledger.move(
                 deployment.model,
                 expected_revision=deployment.revision,
-                champion=trial.candidate if promoted else trial.champion,
-                candidate=trial.candidate if to_ab else None,
-                mode="ab" if to_ab else None,
-                weight=trial.policy.ab_weight if to_ab else 0.0,
-                salt=trial.experiment_id if to_ab else "",
                 actor=ACTOR,
-                reason=f"{decision.action}: {decision.reason}",
+                reason=f"{what}: {decision.reason}",
                 evidence_id=evidence_id,
                 token=token,
+                **moves.to_carry_out(trial, decision),
             )
         except LedgerConflict:
             return  # somebody moved first; the next tick reads what they made of it
-        if to_ab:
-            self._record(deployment.model, trial.at_stage("ab"), "running", {"entered": True}, token)
+        place = reconcile(trial, moved)
+        if isinstance(place, int):
+            self._caught_up(trial, moved, champion, place, now, token, entered=True)
         else:
-            more = {"evidence_id": evidence_id, "why": decision.reason, "facts": decision.facts}
-            self._end(deployment.model, trial, _ENDS[decision.action], now, more, token)
+            self._end(deployment.model, trial, ended(decision) or "aborted", now, _told(evidence_id, decision), token)
 
-    def _end(self, model: str, trial: Trial, state: State, now: datetime, more: dict[str, Any], token: int) -> None:
-        body = {"trial": trial.to_dict(), "now": now.isoformat(), **more}
+    # the trial's row --------------------------------------------------------------------------------------
+
+    def _close(self, model: str, trial: Trial, now: datetime, why: str, token: int, state: End) -> None:
+        """End a trial whose move is already made: by our own recorded decision, or by somebody's hand."""
+        made = self._made(model, trial)
+        end = ended(made[1]) if made is not None else None
+        if made is not None and end is not None:
+            self._end(model, trial, end, now, _told(*made), token)
+        else:
+            self._end(model, trial, state, now, {"why": why}, token)
+
+    def _give_up(self, row: Experiment, deployment: Deployment, now: datetime, token: int) -> None:
+        """A trial that another build of Perene wrote cannot be gone on with: the champion stays, alone."""
+        if deployment.candidate is not None:
+            self.ledger.move(
+                deployment.model,
+                expected_revision=deployment.revision,
+                champion=deployment.champion,
+                actor=ACTOR,
+                reason="abort: the trial's row cannot be read",
+                token=token,
+            )
+        body = {**row.body, "why": "its row cannot be read", "now": now.isoformat()}
+        self.ledger.record_experiment(
+            row.experiment_id, deployment.model, state="aborted", stage="done", body=body, token=token
+        )
+
+    def _end(self, model: str, trial: Trial, state: End, now: datetime, more: dict[str, Any], token: int) -> None:
+        body = {"trial": trial.to_dict(), "entered": True, "now": now.isoformat(), **more}
         self.ledger.record_experiment(trial.experiment_id, model, state=state, stage="done", body=body, token=token)
 
-    def _record(self, model: str, trial: Trial, state: Literal["running"], more: dict[str, Any], token: int) -> None:
-        body = {"trial": trial.to_dict(), **more}
+    def _record(self, model: str, trial: Trial, more: dict[str, Any], token: int) -> None:
+        """A trial on its way; in the watch it counts as promoted already."""
+        state: Literal["running", "promoted"] = "promoted" if trial.stage == "watch" else "running"
+        body = {"trial": trial.to_dict(), "evidence_id": trial.gates_id, **more}
         self.ledger.record_experiment(
             trial.experiment_id, model, state=state, stage=trial.stage, body=body, token=token
         )
+
+
+def _told(evidence_id: int, decision: Decision) -> dict[str, Any]:
+    return {"evidence_id": evidence_id, "why": decision.reason, "cause": decision.cause, "facts": decision.facts}

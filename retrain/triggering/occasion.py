@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from registry.ledger import Deployment, Ledger, Run
 from retrain.settings import RetrainSettings
+from retrain.training.windows import ready_at
+from retrain.triggering.past import past_run, past_runs
 from retrain.triggering.scheduler import next_fire
-from retrain.triggering.triggers import Facts, Outcome, PastRun
+from retrain.triggering.triggers import Facts, PastRun
 from retrain.watch import Watch
 
-__all__ = ["drift_since", "facts", "former_champions"]
+__all__ = [
+    "alerted",
+    "cooldown",
+    "drift_since",
+    "facts",
+    "former_champions",
+    "learnable_from",
+    "rollbacks",
+    "sample_time",
+]
 
 MANUAL = ("manual", "freshness")
 
 
 def facts(
-    ledger: Ledger, watch: Watch, settings: RetrainSettings, now: datetime, *, busy: bool, ended_at: datetime | None
+    ledger: Ledger,
+    watch: Watch,
+    settings: RetrainSettings,
+    now: datetime,
+    *,
+    full: bool,
+    ended_at: datetime | None,
+    fitted_on: int = 0,
 ) -> Facts:
-    """Everything `triggers.decide` needs; `busy` means that this worker's one child is at work."""
+    """Everything `triggers.decide` needs.
+
+    Args:
+        full: this worker has as many runs under way as it may.
+        ended_at: when the model's last trial ended.
+        fitted_on: rows that the champion learned from.
+    """
     model = watch.model
     runs = ledger.runs(model, limit=20)
     states = watch.snapshot().get("states", {})
     request = _request(ledger, model, runs)
     closed = ledger.evidence(model, "breaker_closed", limit=1)
-    past = [p for r in runs if (p := _past(r)) and not (closed and r.started_at < closed[0].at)]
+    past = past_runs(runs, closed)
+    known = next((r.body["spec"].get("labels", 0) for r in runs if "spec" in r.body and past_run(r)), None)
+    harmed = states.get("performance") == "confirmed" and watch.monitor is not None
+    changed_at = drift_since(ledger, model, watch.monitor.version) if harmed and watch.monitor else None
     return Facts(
         now=now,
-        running=busy or any(r.status == "running" for r in runs),
-        in_trial=any(e.state == "running" for e in ledger.experiments(model, limit=5)),
+        running=any(r.status == "running" for r in runs),
+        in_trial=any(e.stage != "done" for e in ledger.experiments(model, limit=5)),
         data_quality=states.get("data_quality", "insufficient"),
         performance=states.get("performance", "insufficient"),
         schedule_due=_due(settings, watch, past),
@@ -38,15 +65,51 @@ def facts(
         labels=watch.labels,
         past=past,
         decided_at=ended_at,
+        full=full,
+        estimated=states.get("estimated", "insufficient"),
+        alert=alerted(ledger, model, runs),
+        learned=fitted_on if known is None else known,
+        fresh=max(watch.labels - (known or 0), 0),
+        ready_at=learnable_from(settings, changed_at, sample_time(settings, watch.labels, watch.started(), now)),
+        patience=settings.holdout + settings.maturity,
     )
 
 
-def _past(run: Run) -> PastRun | None:
-    at = run.body.get("spec", {}).get("now")
-    if run.status == "running" or at is None:
+def cooldown(settings: RetrainSettings, watch: Watch, now: datetime) -> timedelta:
+    """The pause between two runs: never less than labels take to come, or than a gate's sample takes to gather."""
+    return max(settings.cooldown, settings.maturity, sample_time(settings, watch.labels, watch.started(), now))
+
+
+def sample_time(settings: RetrainSettings, labels: int, started: datetime | None, now: datetime) -> timedelta:
+    """How long the least sample of a gate takes to gather, at the pace of the labels since `started`."""
+    span = now - started if started is not None else timedelta()
+    return span * (settings.min_labels / labels) if labels and span > timedelta() else timedelta()
+
+
+def learnable_from(settings: RetrainSettings, changed_at: datetime | None, sample: timedelta) -> datetime | None:
+    """When there is enough to learn of a change, and to judge by; None without one, or when no window begins at it.
+
+    A run before that moment learns the world that has gone, is refused, and makes the next one wait.
+    """
+    if changed_at is None or "since-drift" not in settings.windows:
         return None
-    outcomes: dict[str, Outcome] = {"candidate": "candidate", "refused": "refused"}
-    return PastRun(datetime.fromisoformat(at), outcomes.get(run.body.get("outcome", ""), "error"))
+    return ready_at(changed_at, settings.holdout, settings.maturity, sample=sample)
+
+
+def alerted(ledger: Ledger, model: str, runs: list[Run]) -> str:
+    """The name of an alert about the model that asks for a run and came after the newest run began; else nothing."""
+    since = runs[0].started_at if runs else None
+    settled: set[str] = set()
+    for row in ledger.evidence(model, "alert", limit=50):
+        if since is not None and row.at <= since:
+            break
+        body = row.body
+        if body.get("labels", {}).get("retrain") != "true" or body.get("fingerprint") in settled:
+            continue
+        if body.get("status") == "firing":
+            return str(body.get("alert", ""))[:100] or "(unnamed)"
+        settled.add(str(body.get("fingerprint")))
+    return ""
 
 
 def _request(ledger: Ledger, model: str, runs: list[Run]) -> tuple[datetime, str] | None:
@@ -62,7 +125,7 @@ def _due(settings: RetrainSettings, watch: Watch, past: list[PastRun]) -> dateti
     since = past[0].at if past else watch.started()
     if settings.schedule is None or since is None:
         return None
-    return next_fire(settings.schedule, since)
+    return next_fire(settings.schedule, since, settings.timezone)
 
 
 def drift_since(ledger: Ledger, model: str, champion: int) -> datetime | None:

@@ -228,7 +228,7 @@ async def _infer(lane: _Lane, call: Call) -> Any:
         cells, count = cells_of(decoder.contract, infer.inputs)
         return read_table(decoder, cells, count, entity=told.entity, at=told.at)
 
-    who = Who(call.caller.id, call.request_id, pinned)
+    who = Who(call.caller.id, call.request_id, pinned, header=call.metadata.get)
     reading: Read = read
     if call.caller.limits is not None:
         reader = pinned or model.champion

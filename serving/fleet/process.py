@@ -31,6 +31,7 @@ def answer(
     log: LineWriter | None = None,
     channel: socket.socket | None = None,
     lake_url: str = "",
+    ledger_url: str = "",
 ) -> None:
     """Answer until SIGTERM or SIGINT: then requests in flight are answered, and the spool is flushed.
 
@@ -40,6 +41,7 @@ def answer(
         log: writes the lines of requests.
         channel: to the parent, which adds up the numbers of all workers.
         lake_url: where the event lake is, if not in the home.
+        ledger_url: where the ledger is, if not in the home.
 
     Raises:
         ConfigInvalid: device = "cuda" without a GPU.
@@ -52,7 +54,8 @@ def answer(
     digest = load_pseudonyms(home, settings.subject_key)
     with contextlib.closing(Spool.open(home / "spool", max_bytes=settings.spool_max_bytes, digest=digest)) as spool:
         observer = observer_of(settings, log)
-        app = create_app(settings, home / "cache", spool, metrics, observer, channel=channel, lake_url=lake_url)
+        stores = {"lake_url": lake_url, "ledger_url": ledger_url}
+        app = create_app(settings, home / "cache", spool, metrics, observer, channel=channel, **stores)
         service = app.state.service
         protocol = protocol_of(service)
         DrainingServer(config_of(app, protocol), protocol, service).run(sockets=listeners(settings))

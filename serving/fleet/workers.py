@@ -13,12 +13,13 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from monitoring.alerting.catalogue import SERVE, WORKER_RESTARTS
-from registry.private import write_private
+from registry.private import LEDGER, write_private
 from registry.supervisor import Program, Supervisor
 from serving.fleet.aggregate import Family, Sample, Snapshot, Tally
 from serving.fleet.exchange import Peer
@@ -42,7 +43,7 @@ class Fleet:
 
     def __init__(self, names: Sequence[str], program: Program, logs: Path, *, hung_s: float = HUNG_S) -> None:
         self._hung_s = hung_s
-        workers = [Program(name, program.module, program.arguments, logs_here=True) for name in names]
+        workers = [replace(program, name=name, logs_here=True) for name in names]
         self._supervisor = Supervisor(workers, logs, link=self._link)
         self._tally = Tally({metric.name: metric.across for metric in SERVE})
         self._peers: dict[Peer, str] = {}
@@ -107,7 +108,7 @@ class Fleet:
             self._tally.ended(peer)
 
 
-def supervise(settings: ServingSettings, home: Path, lake_url: str = "") -> int:
+def supervise(settings: ServingSettings, home: Path, lake_url: str = "", ledger_url: str = "") -> int:
     """Answer with `settings.workers` processes until SIGTERM or SIGINT; returns the exit status."""
     asked: list[int] = []
 
@@ -124,7 +125,9 @@ def supervise(settings: ServingSettings, home: Path, lake_url: str = "") -> int:
     try:
         names = [f"worker-{number}" for number in range(1, settings.workers + 1)]
         lake = ("--lake", lake_url) if lake_url else ()
-        program = Program("", "serving", ("--home", str(home), "--settings", str(fixed), *lake))
+        program = Program(
+            "", "serving", ("--home", str(home), "--settings", str(fixed), *lake), secrets={LEDGER: ledger_url}
+        )
 
         async def run() -> int:
             return await Fleet(names, program, home / "logs").run(asked)

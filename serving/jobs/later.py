@@ -38,7 +38,9 @@ LOOK_S: Final = 0.5
 COUNT_S: Final = 1.0
 STOP_S: Final = 2.0
 _KEPT: Final = ("content-type", "x-model-version", "x-entity", "x-event-time", "traceparent")
-"""Headers that the handler looks at."""
+"""Headers that the handler looks at, beside those that tell segments."""
+_MOST_VALUES: Final = 2
+"""Of one header: of several no one counts, and two are several."""
 _log = logging.getLogger("perene.serving")
 
 
@@ -75,7 +77,8 @@ def deferrable(service: Service, now: Handler, understand: Understand, media: Co
         else:
             batch = asked.read(reader.decoder)
         service.plane.check_time(batch.at)
-        kept = [(name, request.headers[name]) for name in _KEPT if name in request.headers]
+        names = dict.fromkeys((*_KEPT, *model.route.headers))
+        kept = [(name, value) for name in names for value in request.headers.getlist(name)[:_MOST_VALUES]]
         params = {name: str(value) for name, value in request.path_params.items()}
         stored = msgspec.msgpack.encode(Asked(request.url.path, params, kept, request_id, body))
         job = Job(

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from monitoring.alerting.metrics import ServeMetrics
 
 _log = logging.getLogger("perene.serving")
-Kind = Literal["candidate", "gpu"]
+Kind = Literal["candidate", "segment", "gpu"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A version that fell back: a candidate whose champion answers, or a graph on the CPU instead of the GPU."""
+    """A version that fell back: the champion answers for a candidate or a segment's version, the CPU for the GPU."""
 
     model: str
     version: int

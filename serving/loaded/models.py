@@ -26,7 +26,7 @@ from serving.engine import Engine
 from serving.errors import InferenceFailed, NotReady
 from serving.loaded.absent import Absent
 from serving.loaded.cache import AnswerCache
-from serving.loaded.fallbacks import Fallbacks
+from serving.loaded.fallbacks import Fallbacks, Kind
 from serving.native import NativeEngine
 from serving.queues.admission import Cost
 from serving.queues.batching import Batcher, Batchers
@@ -177,12 +177,8 @@ class Loader:
                 if name in old.models:
                     models[name] = old.models[name]
                 continue
-            if route.candidate is not None and route.candidate not in versions:
-                self._fallbacks.note(name, route.candidate, "candidate", "it is not loaded")
-                route = Route(route.champion)
-            models[name] = Model(name, deployed.revision, route, versions)
-        deployed_now = {(name, number) for name, d in state.deployments.items() for number in (d.champion, d.candidate)}
-        self._fallbacks.keep({(name, number) for name, number in deployed_now if number is not None})
+            models[name] = Model(name, deployed.revision, self._among(name, route, versions), versions)
+        self._fallbacks.keep({(name, n) for name, d in state.deployments.items() for n in d.route().versions})
         self.publish(models)
         return Table(models, tuple(failures), state.revision)
 
@@ -192,16 +188,24 @@ class Loader:
         Raises:
             PereneError, OSError, ValueError, LookupError, TypeError: the champion does not load.
         """
-        route, versions = model.route, dict(model.versions)
+        versions = dict(model.versions)
+        route = model.route
         versions[route.champion] = self._load(model.name, route.champion, model.champion.stored, awake=True)
         for number in versions.keys() - {route.champion}:
             try:
                 versions[number] = self._load(model.name, number, versions[number].stored, awake=True)
             except (PereneError, OSError, ValueError, LookupError, TypeError) as error:
                 self.failed(model.name, number, error)
-                self._fallbacks.note(model.name, number, "candidate", "it is not loaded")
-                route = Route(route.champion)
-        return replace(model, route=route, versions={n: v for n, v in versions.items() if v.resident})
+        versions = {n: v for n, v in versions.items() if v.resident}
+        return replace(model, route=self._among(model.name, route, versions), versions=versions)
+
+    def _among(self, name: str, route: Route, versions: Collection[int]) -> Route:
+        """The route as far as its versions are there; those that are missing are counted."""
+        for number in route.versions:
+            if number not in versions:
+                kind: Kind = "candidate" if number in route.candidates else "segment"
+                self._fallbacks.note(name, number, kind, "it is not loaded")
+        return route.among(versions)
 
     def asleep(self, model: Model) -> Model:
         """The model without its graphs. Requests that hold it as it was still get their answers."""
@@ -238,10 +242,12 @@ class Loader:
         loaded: dict[int, Version] = {}
         failures: list[Failure] = []
         before = old.models[name].versions if name in old.models else {}
-        for number in filter(None, (route.champion, route.candidate)):
+        told = {(failure.model, failure.version) for failure in state.failures}
+        for number in route.versions:
             stored = state.bundles.get(name, {}).get(str(number))
             if stored is None:
-                failures.append(Failure(name, number, "no bundle was handed over"))
+                if (name, number) not in told:  # the puller knows better why
+                    failures.append(Failure(name, number, "no bundle was handed over"))
                 continue
             present = before.get(number)
             if present is not None and present.digest == stored.digest and present.resident == awake:

@@ -73,6 +73,8 @@ class Turn:
     def __init__(self, seconds: float) -> None:
         self._seconds = self._most = seconds
         self._began = 0.0
+        self.last = 0.0
+        """Seconds of the last turn that read a request."""
 
     def over(self, patience: float = 1.0) -> bool:
         """Whether this turn has taken in all that it can answer in time; `patience`: in so many times that time."""
@@ -83,7 +85,8 @@ class Turn:
         return False
 
     def _end(self) -> None:
-        long = perf_counter() - self._began > self._seconds * USED
+        self.last = perf_counter() - self._began
+        long = self.last > self._seconds * USED
         self._most = self._seconds * (USED if long else 1.0)
         self._began = 0.0
 
@@ -110,6 +113,15 @@ class Admission:
             raise self.refusal("queue_full", wait_s)
         if wait_s > self.seconds * USED or self._turn.over(self._patience):
             raise self.refusal("deadline", wait_s)
+
+    def room(self, waiting: int, wait_s: float) -> bool:
+        """Whether `check` would let a request in, as far as the queue goes; nothing is counted."""
+        return waiting < self._most and wait_s <= self.seconds * USED
+
+    @property
+    def turn_s(self) -> float:
+        """Seconds of the loop's last turn that read a request."""
+        return self._turn.last
 
     def refusal(self, reason: str, wait_s: float) -> Overloaded:
         """A refusal, counted."""

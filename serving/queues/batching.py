@@ -6,7 +6,9 @@ A light model runs on the event loop, with what arrived in the same turn of it. 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Final
 
@@ -14,14 +16,16 @@ from monitoring.alerting.metrics import ServeMetrics
 from registry.errors import PereneError
 from serving.decode import Decoder
 from serving.engine import Answer
-from serving.errors import Overloaded
 from serving.native import NativeEngine
-from serving.queues.admission import LIGHT_PATIENCE, Admission, Cost, Turn
-from serving.queues.engine_queue import EngineQueue
+from serving.queues.admission import LIGHT_PATIENCE, USED, Admission, Cost, Turn
+from serving.queues.engine_queue import SLOWER, EngineQueue
+from serving.queues.patience import Within
 from serving.queues.runner import Counts, Done, Item, Outcome, Row, Runner, Runs, Tensors, tell
 from serving.settings import ServingSettings
 
 LIGHT_S: Final = 1e-3
+BUSY_TURN_S: Final = 5e-4
+"""After a turn that has read requests for so long, the next one waits for whatever is done on the loop."""
 LIGHT_ROWS: Final = 16
 """A model that takes longer than `LIGHT_S` for so many rows is not asked on the loop: others would wait for it."""
 
@@ -36,8 +40,10 @@ class Batcher:
     Threads are made when they are needed, and end when nobody holds the batcher any more.
     """
 
-    def __init__(self, runner: Runner, admission: Admission, *, light: bool) -> None:
+    def __init__(self, runner: Runner, admission: Admission, *, light: bool, patience_s: float = 0.05) -> None:
         self._runner = runner
+        self._patience_s = patience_s
+        self._measured = replace(runner.cost)
         self._admission = admission
         self._light = light
         self._turn: list[Item] = []
@@ -64,13 +70,29 @@ class Batcher:
         self._admission.check(self.waiting, self._queue.wait_s())
 
     @property
-    def crowded(self) -> bool:
-        """Whether it admits nobody now."""
-        try:
-            self.admit()
-        except Overloaded:
-            return True
-        return False
+    def pressed(self) -> bool:
+        """Whether callers would feel work that nobody waits for."""
+        return self.waiting > 0 or self._admission.turn_s > BUSY_TURN_S
+
+    @property
+    def behind(self) -> bool:
+        """Whether what is put into the queue now would be late, or the engine hangs; nothing is counted."""
+        return self._queue.overrun_s() > self._patience_s or not self._admission.room(
+            self.waiting, self._queue.wait_s()
+        )
+
+    def cost_s(self, rows: int) -> float:
+        """Seconds that so many rows take in a run of their own."""
+        return self._runner.cost.of(rows)
+
+    def patience(self, rows: int, champion: Batcher) -> float:
+        """Seconds that a caller waits for so many rows before the champion is asked; endless for what runs inline.
+
+        By what runs cost when the version was loaded: one that gets slower and slower earns no more time.
+        """
+        if self._light and rows <= self._runner.most_rows:
+            return math.inf
+        return self._patience_s + SLOWER * max(self._measured.of(rows), champion.cost_s(rows))
 
     def submit(self, rows: Sequence[Row], done: Done, gone: Callable[[], bool] = _never) -> None:
         """Answer `rows` soon.
@@ -82,10 +104,13 @@ class Batcher:
         """
         self._submit(Item(rows, None, done, gone, perf_counter()))
 
-    async def answer(self, rows: Sequence[Row], tensors: Tensors) -> tuple[Answer, float, float]:
+    async def answer(
+        self, rows: Sequence[Row], tensors: Tensors, *, within: float = math.inf
+    ) -> tuple[Answer, float, float]:
         """The answer to packed rows, and the seconds that they waited and that their batch ran.
 
         Raises:
+            CandidateLate: it did not come within so many seconds.
             Overloaded: they waited for longer than they may, and were not run.
             InferenceFailed, OutputNotFinite: the engine failed on them.
         """
@@ -95,13 +120,15 @@ class Batcher:
             if not future.done():
                 future.set_result(told)  # type: ignore[arg-type]
 
-        self._submit(Item(rows, tensors, done, future.cancelled, perf_counter()))
+        told: Done = done if within == math.inf else Within(done, within)
+        self._submit(Item(rows, tensors, told, future.done, perf_counter()))
         outcome, queue_s, infer_s = await future
         if isinstance(outcome, PereneError):
             try:
                 raise outcome
             finally:
-                del outcome, future, done  # else it holds this frame and this frame holds it, and with it the engine
+                # else it holds this frame and this frame holds it, and with it the engine
+                del outcome, future, done, told
         return outcome, queue_s, infer_s
 
     def close(self) -> None:
@@ -161,4 +188,5 @@ class Batchers:
         light = not native and cost.of(LIGHT_ROWS) <= LIGHT_S
         patience = LIGHT_PATIENCE if light else 1.0
         bound = queue.model_copy(update={"seconds": seconds})
-        return Batcher(runner, Admission(bound, self._turn, refused, patience=patience), light=light)
+        admission = Admission(bound, self._turn, refused, patience=patience)
+        return Batcher(runner, admission, light=light, patience_s=queue.seconds * USED)

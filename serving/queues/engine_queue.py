@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from serving.queues.runner import Item, Outcome, Runner, tell
 SWITCH_S: Final = 5e-4
 """For `sys.setswitchinterval`: an engine's thread that has an answer waits so long for the interpreter while the loop
 has work. Python's five milliseconds are longer than most runs, and there are several such waits in each."""
+SLOWER: Final = 4.0
+"""A run may take so many times what runs took, before it counts as one that hangs."""
 
 
 class EngineQueue:
@@ -35,6 +38,7 @@ class EngineQueue:
         self._waiting: deque[Item] = deque()
         self._rows = 0
         self._until = 0.0
+        self._due = math.inf
         self.busy = False
         self._threads: ThreadPoolExecutor | None = None
 
@@ -49,6 +53,10 @@ class EngineQueue:
             return 0.0
         runs = ceil(self._rows / self._runner.most_rows) if self._runner.together else len(self._waiting)
         return max(0.0, self._until - perf_counter()) + self._runner.cost.of(self._rows, runs=runs)
+
+    def overrun_s(self) -> float:
+        """Seconds by which the run that is under way takes longer than it may."""
+        return max(0.0, perf_counter() - self._due)
 
     def put(self, item: Item) -> None:
         """Wait for the engine; what comes in the same turn of the loop can still go along."""
@@ -95,11 +103,13 @@ class EngineQueue:
         with self._lock:
             if not self._waiting:
                 self.busy = False
+                self._due = math.inf
                 return None
             items = self._runner.take(self._waiting)
             rows = sum(len(item.rows) for item in items)
             self._rows -= rows
-            self._until = perf_counter() + self._runner.cost.of(rows)
+            now, expected = perf_counter(), self._runner.cost.of(rows)
+            self._until, self._due = now + expected, now + SLOWER * expected
             return items, bool(self._waiting)
 
     def _dropped(self, item: Item, now: float) -> PereneError | None:

@@ -79,6 +79,7 @@ class Way(msgspec.Struct, frozen=True):
     request_id: str
     """Nothing where it has no name yet."""
     shadow: Version | None = None
+    assigned: int = 0
 
 
 def way_of(cycle: FastCycle, reader: Version, rows: Rows) -> Way | None:
@@ -97,4 +98,4 @@ def way_of(cycle: FastCycle, reader: Version, rows: Rows) -> Way | None:
     shadow = None if choice.shadow is None else versions[choice.shadow]
     if (shadow or versions[choice.version]).contract.layout != reader.contract.layout:
         return None
-    return Way(versions[choice.version], choice.arm, request_id, shadow)
+    return Way(versions[choice.version], choice.arm, request_id, shadow, choice.assigned)

@@ -27,6 +27,8 @@ from serving.engine import Answer
 from serving.errors import Limited, Overloaded
 from serving.observed.request_log import Line
 from serving.observed.seen import Seen
+from serving.queues.patience import CandidateLate, Within
+from serving.queues.runner import Done
 from serving.wire.bounded import BoundedProtocol, Bounds, Watch
 from serving.wire.fast_cycle import ANSWERED, FastCycle, Way, way_of
 from serving.wire.refused import PROBLEM, Forms
@@ -122,18 +124,49 @@ class FastLane:
             fall()
             return
         way = way_of(cycle, reader, rows)
-        if way is None or (way.version is not reader and way.version.batcher.crowded):
+        if way is None:
             fall()
             return
         asked = _Asked(cycle, rows, way, reply, fall, perf_counter())
-        way.version.batcher.submit(rows.values, partial(self._told, asked), lambda: cycle.disconnected)
+        if way.arm == "candidate":
+            self._try(asked)
+        else:
+            way.version.batcher.submit(rows.values, partial(self._told, asked), lambda: cycle.disconnected)
+
+    def _try(self, asked: _Asked) -> None:
+        """Ask a candidate, for as long as its caller may wait for it; then the champion."""
+        batcher, rows = asked.way.version.batcher, asked.rows.values
+        if batcher.behind:
+            self._instead(asked, CandidateLate("the candidate is behind"))
+            return
+        told: Done = partial(self._tried, asked)
+        within = batcher.patience(len(rows), asked.cycle.model.champion.batcher)
+        if within == math.inf:
+            batcher.submit(rows, told, lambda: asked.cycle.disconnected)
+            return
+        bounded = Within(told, within)
+        batcher.submit(rows, bounded, lambda: bounded.told or asked.cycle.disconnected)
+
+    def _tried(self, asked: _Asked, outcome: Answer | PereneError, queue_s: float, infer_s: float) -> None:
+        if isinstance(outcome, PereneError):
+            self._instead(asked, outcome)
+        else:
+            self._told(asked, outcome, queue_s, infer_s)
+
+    def _instead(self, asked: _Asked, error: PereneError) -> None:
+        """Have the champion answer for a candidate that did not: it reads rows in the same way."""
+        way, champion = asked.way, asked.cycle.model.champion
+        self._service.plane.fell(way.version, error, "candidate")
+        way = msgspec.structs.replace(way, version=champion, arm="fallback")
+        asked = msgspec.structs.replace(asked, way=way)
+        champion.batcher.submit(asked.rows.values, partial(self._told, asked), lambda: asked.cycle.disconnected)
 
     def _told(self, asked: _Asked, outcome: Answer | PereneError, queue_s: float, infer_s: float) -> None:
         """Reply; then count and log."""
         service, cycle, rows, way = self._service, asked.cycle, asked.rows, asked.way
         if isinstance(outcome, PereneError):
-            # what waited too long must not wait again; a candidate's caller is answered by the champion
-            if isinstance(outcome, Overloaded) and way.arm != "candidate":
+            # what waited too long must not wait again
+            if isinstance(outcome, Overloaded):
                 self._refuse(cycle, outcome, asked.reply)
             else:
                 asked.fall()
@@ -143,7 +176,8 @@ class FastLane:
         ids = uuid7s(len(rows.values))
         request_id = way.request_id or ids[0]  # a request without a name of its own has that of its first answer
         taken = (encoding - cycle.began) * 1e3
-        record = Record(arm, rows.values, rows.at, rows.entity or "", cycle.key, taken)
+        revision = 0 if arm == "pinned" else cycle.model.route.revision
+        record = Record(arm, rows.values, rows.at, rows.entity or "", cycle.key, taken, None, revision, way.assigned)
         service.plane.log(version, record, outcome, ids)
         parse_s = asked.parsed - cycle.began
         predicted = Predicted(version, arm, outcome, ids, None, parse_s, queue_s, infer_s)
@@ -160,7 +194,7 @@ class FastLane:
             told = (request_id, version.model, version.version, arm, "perene", len(ids), 200, times)
             service.observer.log.line(Line(*told, cycle.key, trace, cycle.route))
         if way.shadow is not None:
-            service.plane.shadow(way.shadow, rows, outcome, ids)
+            service.plane.shadow(cycle.model, way.shadow, rows, outcome, ids)
 
     def _refuse(self, cycle: FastCycle, error: Overloaded | Limited, reply: Reply) -> None:
         """Say no in the words of the application, for a tenth of its price: under overload that is most of the work."""
@@ -326,11 +360,12 @@ def _routes(service: Service) -> dict[bytes, tuple[Model, Version | None]]:
     for name, model in service.table.models.items():
         if not model.resident:
             continue  # the application loads it
-        found[f"/models/{name}/predict".encode()] = (model, None)
+        if not model.route.rules:  # the application finds out the segment
+            found[f"/models/{name}/predict".encode()] = (model, None)
         for number, version in model.versions.items():
             found[f"/models/{name}/versions/{number}/predict".encode()] = (model, version)
     with contextlib.suppress(PereneError):  # no model is the default: the application says so
         model = service.table.default(service.settings.default_model)
-        if model.resident:
+        if model.resident and not model.route.rules:
             found[b"/predict"] = (model, None)
     return found

@@ -87,3 +87,19 @@ def test_the_notebook_lines_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert names["events"]["_label"].tolist() == ["1"]
     assert names["events"]["age"].tolist() == [41]
     assert list((home / "spool").glob("*.spool")) == []
+
+
+def test_the_backtest_line_runs(tmp_path: Path) -> None:
+    """Spring under four policies: a row for each, and the picture."""
+    line = block("console", "perene backtest").replace("backtest.png", str(tmp_path / "backtest.png"))
+    said = subprocess.run(
+        ["bash", "-c", line.replace("perene backtest", f"{PERENE} backtest")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [row.split("\t") for row in said.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["never", "cron", "cron+gate", "trigger"]
+    assert float(rows[3][1]) < 1.02 * float(rows[0][1])
+    assert (tmp_path / "backtest.png").read_bytes().startswith(b"\x89PNG")

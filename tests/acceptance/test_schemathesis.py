@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from registry import approvals
+from registry.experiment_requests import abort, start
+from registry.keys import KeyRecord
+from registry.ledger import Ledger
 from tests.acceptance.test_serving_process import Server
 from tests.integration.dialect_models import CONTRACTS, make_bundle
 from tests.integration.serving_toy import Cache
@@ -25,17 +30,38 @@ KINDS = ("words", "several")
 
 @pytest.fixture(scope="module")
 def server(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Models of several kinds, one of them the default."""
+    """Models of several kinds, one of them the default; the ledger knows them too, and two trials of one."""
     folder = tmp_path_factory.mktemp("schemathesis")
     cache = Cache(folder / "home" / "cache")
     for kind in KINDS:
         cache.add(1, make_bundle(toy_bundle, folder / kind, CONTRACTS[kind]), model=kind)
-    key = cache.key({"predict", "feedback", "read"})
+    key = cache.key({"predict", "feedback", "read", "promote"})
     for kind in KINDS:
         cache.deploy(1, model=kind)
-    with Server(cache.folder.parent, key, default_model=KINDS[0], explain={"seconds": 60}) as running:
+    home = cache.folder.parent
+    _write_ledger(f"sqlite:///{home / 'ledger.db'}", cache)
+    with Recorded(home, key, default_model=KINDS[0], explain={"seconds": 60}) as running:
         running.ready()
         yield running
+
+
+class Recorded(Server):
+    """One whose ledger is in its home."""
+
+    ledger = ""
+
+
+def _write_ledger(url: str, cache: Cache) -> None:
+    with closing(Ledger.open(url)) as ledger:
+        for known in cache.keys:
+            ledger.add_key(KeyRecord(known.id, known.sha256, frozenset(known.scopes), frozenset(), "test"))
+        for kind in KINDS:
+            ledger.move(kind, expected_revision=0, champion=1, actor="ann", reason="first")
+        for version in (1, 2):
+            approvals.record(ledger, KINDS[0], version, kind="registered", actor="ann", digest=str(version))
+        made = start(ledger, KINDS[0], 2, actor="ann", reason="better")
+        abort(ledger, KINDS[0], made["experiment_id"], actor="ann", reason="worse")
+        start(ledger, KINDS[0], 2, actor="ann", reason="better")
 
 
 def schemathesis(server: Server, folder: Path, document: dict[str, Any] | None = None, *more: str) -> dict[str, Any]:

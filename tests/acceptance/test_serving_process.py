@@ -56,6 +56,8 @@ def until(holds: Callable[[], bool], what: str) -> None:
 class Server:
     """One serve process over `home`, with a ledger that nobody can reach."""
 
+    ledger = NO_LEDGER
+
     def __init__(self, home: Path, key: str, **settings: Any) -> None:
         self.home = home
         self.key = key
@@ -68,7 +70,7 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "serving", "--home", str(self.home), "--port", str(self.port)]
-        command += ["--settings", str(self.home / "serve.json"), "--ledger-url", NO_LEDGER]
+        command += ["--settings", str(self.home / "serve.json"), "--ledger-url", self.ledger]
         with (self.home / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,7 +48,17 @@ def broken(frame: pd.DataFrame) -> Any:
     raise RuntimeError("no")
 
 
-def settings(trainer: str = "train", **more: Any) -> WorkerSettings:
+TRIAL: dict[str, Any] = {
+    "stages": ["shadow", "ab:0.5"],
+    "dwell": "0s",
+    "watch": "0s",
+    "shadow_labels": 200,
+    "min_per_arm": 150,
+    "planned_per_arm": 400,
+}
+
+
+def settings(trainer: str = "train", trial: dict[str, Any] | None = None, **more: Any) -> WorkerSettings:
     """Settings of a worker that retrains the toy on event time."""
     retrain = {
         "trainer": f"tests.integration.retrain_toy:{trainer}",
@@ -58,14 +69,12 @@ def settings(trainer: str = "train", **more: Any) -> WorkerSettings:
         "min_labels": 200,
         "cooldown": "2d",
         "clock": "event",
-        "shadow_labels": 200,
-        "ab_min_per_arm": 150,
-        "ab_planned_per_arm": 400,
         "training_timeout_s": 120.0,
         **more,
     }
+    tables = {MODEL: {"retrain": retrain, "trial": TRIAL | (trial or {})}}
     return WorkerSettings.model_validate(
-        {"models": {MODEL: {"retrain": retrain}}, "port": 0, "reports": False, "lease_ttl_s": 3.0, "tick_s": 0.1}
+        {"models": tables, "port": 0, "reports": False, "lease_ttl_s": 3.0, "tick_s": 0.1}
     )
 
 
@@ -96,7 +105,7 @@ class World:
         at = START + timedelta(days=self.day)
         times = [at + timedelta(seconds=i * 86_000 / PER_DAY) for i in range(PER_DAY)]
         ids = [f"{self.day:04d}-{i:04d}" for i in range(PER_DAY)]
-        answer = {champion: 2 * x + (5.0 if champion == 1 else 15.0), shadow or ab or 0: 2 * x + 15.0}
+        answer = {v: 2 * x + (5.0 if v == 1 else 15.0) for v in (champion, shadow or ab or 0)}
         predicted = np.where(version == champion, answer[champion], answer[shadow or ab or 0])
         self._write("prediction", ids, times, {"x": x, "z": z}, version, predicted, ab)
         if shadow is not None:
@@ -130,8 +139,16 @@ class World:
             "_probabilities": pa.nulls(n, pa.list_(pa.float32())),
             "_latency_ms": [1.0] * n,
             "_key": ["k"] * n,
+            "_deployment": pa.array(np.full(n, self._revision()), pa.int64()),
+            "_assigned": pa.array(version if ab is not None else np.zeros(n, int), pa.int64()),
         }
         self._save(kind, at[0], columns, "-v1")
+
+    def _revision(self) -> int:
+        """Of the deployment that serving would route by."""
+        with closing(Ledger.open(Places(self.home).ledger_url)) as ledger:
+            found = ledger.deployment(MODEL)
+        return found.revision if found is not None else 0
 
     def _save(self, kind: str, at: datetime, columns: dict[str, Any], suffix: str) -> None:
         n = len(columns["_id"])

@@ -27,6 +27,7 @@ from monitoring.intake.ranges import Range, SpoolReader
 from monitoring.intake.spool import Spool
 from registry.bundle import read_bundle, seal
 from registry.keys import new_key
+from registry.routing import Routing
 from serving.app import create_app
 from serving.settings import ExplainSettings, QueueSettings, ServingSettings, WebSettings
 from serving.state import Deployed, Failure, Key, State, Stored, write_state
@@ -136,10 +137,15 @@ class Cache:
         model: str = "toy",
         salt: str = "salt",
         failures: list[Failure] | None = None,
+        routing: Routing | None = None,
     ) -> None:
         """Write the next hand-over."""
+        self.deployments[model] = Deployed(self.revision + 1, champion, candidate, mode, weight, salt, routing)
+        self.write(failures)
+
+    def write(self, failures: list[Failure] | None = None) -> None:
+        """Hand over what there is."""
         self.revision += 1
-        self.deployments[model] = Deployed(self.revision, champion, candidate, mode, weight, salt)
         state = State(self.revision, time.time(), self.deployments, self.bundles, self.keys, failures or [])
         write_state(self.folder, state)
 
@@ -235,6 +241,8 @@ def rows_of(block: Block) -> list[tuple[int, Event]]:
                 None if block.probabilities is None else block.probabilities[n],
                 block.latency_ms[request],
                 block.key[request],
+                block.deployment[request],
+                block.assigned[request] if block.assigned else 0,
             )
             found.append((number, event))
     return found

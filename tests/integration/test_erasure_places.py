@@ -79,6 +79,10 @@ def test_what_cannot_be_read_ends_it_with_the_fix_and_a_repeat_finishes(people: 
         if attempt is erase or path.suffix == ".spool":
             with pytest.raises(StoreUnavailable, match="broken off"):
                 attempt(people.settings, Asked(MODEL, subject(3)))
+    left = path.read_bytes()
     path.unlink()
     done = erase(people.settings, Asked(MODEL, subject(3)))
     assert verify(people.settings, done.path, subject=subject(3)) == []
+    path.write_bytes(left)  # it is back: no proof any more, and no traceback either
+    problems = verify(people.settings, done.path, subject=subject(3))
+    assert [problem.split(":")[0] for problem in problems] == ["spool"]

@@ -117,7 +117,7 @@ def test_the_configuration_names_functions_that_exist() -> None:
     """Each table of perene.toml is accepted by the settings, and its trainer and loader can be called."""
     from monitoring.settings import MonitoringSettings
     from retrain.settings import RetrainSettings
-    from retrain.training.data import function
+    from retrain.training.code import function
 
     tables = tomllib.loads((Path(flights.__file__).parent / "perene.toml").read_text())
     assert {"models", "serving"} == set(tables)

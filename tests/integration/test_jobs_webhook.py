@@ -247,7 +247,7 @@ def test_a_receiver_that_is_no_server_is_tried_again(says: bytes) -> None:
 
 def test_a_receiver_that_says_nothing_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte now and then does not hold it either."""
-    monkeypatch.setattr("serving.jobs.webhook.SECONDS", 0.5)
+    monkeypatch.setattr("registry.webhook.SECONDS", 0.5)
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 

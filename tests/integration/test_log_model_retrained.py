@@ -15,8 +15,10 @@ from registry.mlflow_store import Store
 from registry.signing import load_signer, load_verifier, new_key, verify_bundle
 from retrain.places import Places
 from retrain.settings import RetrainSettings
-from retrain.training.child import Spec, _build, _register
+from retrain.training.bundling import build
+from retrain.training.registering import register
 from retrain.training.select import Contender
+from retrain.training.spec import Spec
 from tests.conftest import Toy
 
 
@@ -39,8 +41,19 @@ def test_a_retrained_version_keeps_card_policies_and_signature(regression: Toy, 
     settings = RetrainSettings(trainer="a:b", target="target")
     winner = Contender("90d", np.zeros(500), len(rows), regression.estimator, train=rows)
     (tmp_path / "run").mkdir()
-    for _ in range(2):  # a second attempt finds the first one's leavings
-        made = _build(spec, settings, champion, winner, rows.tail(500), tmp_path / "run", 8.0)
+    steps: list[bool] = []
+    for _ in range(2):  # a second attempt finds the first one's bundle, and builds it no second time
+        made = build(
+            spec,
+            settings,
+            champion,
+            winner,
+            rows.tail(500),
+            tmp_path / "run",
+            8.0,
+            lambda _step, facts: steps.append("resumed" in facts),
+        )
+    assert steps == [False, True]
     card = json.loads((made.path / "card.json").read_text())
     assert (card["owner"], card["purpose"], card["ethics"]) == ("ops", "minutes", "none")
     assert card["lineage"] == {"parent version": "7", "run": "run-1", "reason": "drift"}
@@ -48,7 +61,7 @@ def test_a_retrained_version_keeps_card_policies_and_signature(regression: Toy, 
     assert {c.name: c.policy for c in made.contract.columns}["carrier"] == "hash"
     assert "carrier" not in made.reference["columns"]
     assert (tmp_path / "run" / FOLDER).is_dir()
-    version = _register(spec, Places(home, signing_key=str(tmp_path / "key.pem")), made.path)
+    version = register(spec, Places(home, signing_key=str(tmp_path / "key.pem")), made.path)
     store = Store(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
     got = store.download("toy", version, tmp_path / "got")
     assert verify_bundle(got, [load_verifier(public.text)]) == load_signer(tmp_path / "key.pem").key_id

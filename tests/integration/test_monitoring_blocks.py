@@ -84,6 +84,7 @@ def events_of(given: Answered, first: int) -> list[tuple[int, PredictionEvent]]:
         features = [] if given.arm == "shadow" else kept(given.contract, given.rows[n])
         about = (given.at, given.received, given.contract.model, given.version, given.arm, entity, features)
         event = PredictionEvent(identifier, *about, answer, values, round(given.latency_ms, 3), given.key)
+        event = msgspec.structs.replace(event, deployment=given.deployment, assigned=given.assigned)
         found.append((first + n, event))
     return found
 
@@ -93,7 +94,10 @@ def events_of(given: Answered, first: int) -> list[tuple[int, PredictionEvent]]:
 def test_a_block_leaves_what_its_events_would(output: str, arm: Arm) -> None:
     """Every column of the lake's table, over requests of one and of several rows, written and read again."""
     contract = Contract("m", COLUMNS, OUTPUTS[output])
-    given = [answered(contract, first, rows, arm=arm) for first, rows in ((1, 1), (2, 5), (7, 1), (20, 3))]
+    given = [
+        answered(contract, first, rows, arm=arm, deployment=7, assigned=first % 3)
+        for first, rows in ((1, 1), (2, 5), (7, 1), (20, 3))
+    ]
     firsts = [1, 2, 7, 20]
     found = decode(encoder().encode(block_of_answers(firsts, given)))
     assert isinstance(found, Block)
@@ -103,6 +107,19 @@ def test_a_block_leaves_what_its_events_would(output: str, arm: Arm) -> None:
     wanted = prediction_table([block_of_events(singles)], "boot", contract)
     assert table.schema == wanted.schema
     assert table.to_pylist() == wanted.to_pylist()
+
+
+def test_blocks_of_earlier_versions_are_read() -> None:
+    """They say neither deployment nor assignment: null in the lake, also beside blocks that do."""
+    contract = Contract("m", COLUMNS[:4], Output("regression"))
+    given = [answered(contract, n, 1, rows=[row(n)[:4]], deployment=5, assigned=n) for n in (1, 2)]
+    old, new = (encoder().encode(block_of_answers([n], [a])) for n, a in zip((1, 2), given, strict=True))
+    shorter = encoder().encode(msgspec.msgpack.decode(old)[:-2])
+    both = [decode(shorter), decode(new)]
+    assert all(isinstance(block, Block) for block in both)
+    table = prediction_table(both, "boot", contract)  # type: ignore[arg-type]
+    told = [(r["_deployment"], r["_assigned"], r["x"]) for r in table.to_pylist()]
+    assert told == [(None, None, row(1)[0]), (5, 2, row(2)[0])]
 
 
 def test_many_typed_rows_stay_columns() -> None:

@@ -198,6 +198,25 @@ def test_doctor_finds_a_broken_chain(deployed: Path) -> None:
     assert checks["ledger chain"]["fix"]
 
 
+def test_doctor_tries_detectors_and_metrics_of_ones_own(deployed: Path, tmp_path: Path) -> None:
+    """One that is there, one that is not, one that cannot be imported: each under its key."""
+    (tmp_path / "mine_for_doctor.py").write_text("def fine(truth, answers): return 1.0\nvalue = 3\n")
+    (tmp_path / "torn_for_doctor.py").write_text("def (\n")
+    (tmp_path / "perene.toml").write_text(
+        '[models.toy.monitoring]\ndetector = "torn_for_doctor:moved"\n'
+        'metrics = ["mine_for_doctor:fine", "mine_for_doctor:gone", "mine_for_doctor:value"]\n'
+    )
+    done = _run(tmp_path, "doctor", "--json", "--home", str(deployed))
+    checks = [(c["name"], c["ok"], c["found"]) for c in json.loads(done.stdout) if c["name"].startswith("models.")]
+    assert done.returncode == 1
+    assert checks == [
+        ("models.toy.monitoring.detector", False, "torn_for_doctor:moved: SyntaxError"),
+        ("models.toy.monitoring.metrics", True, "mine_for_doctor:fine"),
+        ("models.toy.monitoring.metrics", False, "mine_for_doctor:gone: AttributeError"),
+        ("models.toy.monitoring.metrics", False, "mine_for_doctor:value cannot be called"),
+    ]
+
+
 @contextmanager
 def _taken_port() -> Iterator[int]:
     with socket.socket() as holder:

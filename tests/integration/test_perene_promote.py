@@ -200,7 +200,7 @@ from perene.config import Settings
 from registry import approvals
 from registry.errors import LedgerConflict
 settings = Settings(home=Path(sys.argv[1]))
-examine = api._examiner
+examine = api.examiner
 
 def slowly(*parts):
     made = examine(*parts)
@@ -208,7 +208,7 @@ def slowly(*parts):
     sys.stdin.readline()
     return made
 
-api._examiner = slowly
+api.examiner = slowly
 try:
     print(api.promote("toy", int(sys.argv[2]), reason="mine", settings=settings).champion)
 except LedgerConflict as error:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from registry.keys import new_key
 from registry.ledger import Ledger
 from registry.ledger import tables as t
+from registry.routing import Routing, Share
 from tests.integration.ledger_tampering import attacking, remove_guards
 
 TABLES = (t.deployments, t.evidence, t.seals)
@@ -29,6 +30,8 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
         seen = opened.record_evidence("toy", "gates", {"value": revision / 4})
         for model in ("toy", "bike"):
             trial: dict[str, Any] = {"candidate": 90, "mode": "ab", "weight": 0.25, "salt": "s"} if revision % 2 else {}
+            if revision == 3:
+                trial["routing"] = Routing(arms=(Share(90, 0.25), Share(91, 0.5)))
             opened.move(
                 model,
                 expected_revision=revision,

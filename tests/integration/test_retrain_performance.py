@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from monitoring.lake.lake import Lake
+from monitoring.reading.examples import examples
 from monitoring.reading.period import fold
 from monitoring.reports.page import Page, html, markdown
 from monitoring.settings import MonitoringSettings
@@ -20,6 +21,7 @@ from registry.bundle import Bundle
 from registry.contract import Column, Contract, Output
 from registry.original import Answers
 from registry.reference import build_reference
+from retrain.reports import finding_page
 from retrain.reports.performance import _quality
 from retrain.reports.performance_page import page
 from retrain.reports.report_spec import Spec
@@ -128,3 +130,23 @@ def test_hostile_texts_are_text_and_hidden_columns_stay_hidden(lake: Lake, bundl
     rows = [line for line in lines if line.startswith("| &lt;script")]
     assert len(rows) == 3, "the column among the inputs, and its two slices"
     assert {"Quality by slice", "Quality", "Traffic"} <= {section.title for section in found.sections}
+
+
+def test_example_rows_of_a_finding_show_stored_columns_only(lake: Lake, bundle: Bundle) -> None:
+    """Of a hostile and of a hidden column: five rows of the first; ids are what is kept, the page escapes."""
+    window = {"start": START.isoformat(), "end": (START + timedelta(minutes=ROWS)).isoformat(), "rows": ROWS}
+    body: dict[str, Any] = {
+        "kind": "data_quality", "state": "broken", "severity": "high", "at": window["end"],
+        "detail": {"window": window, "flagged": [f"{EVIL}:unseen_ratio", "email", "iban", "no such column"]},
+    }  # fmt: skip
+    found = examples(lake, "late", CONTRACT, bundle.reference["columns"], body)
+    assert len(found) == 5
+    assert {one.column for one in found} == {EVIL}
+    assert found[0].named().keys() == {"id", "at", "column"}
+    shown = finding_page.page("late", body, found)
+    for text in (html(shown), markdown(shown)):
+        assert SECRET not in text
+        assert "<script" not in text
+        assert all(one.id in text for one in found)
+    body["detail"]["flagged"] = ["email", "iban"]
+    assert examples(lake, "late", CONTRACT, bundle.reference["columns"], body) == []

@@ -22,6 +22,7 @@ from registry.ledger import Ledger
 from retrain.places import Places
 from retrain.reports.report_spec import FACTS, LOGGED, lock_of
 from retrain.reports.reports import Reports
+from tests.browser import opened
 from tests.integration import retrain_toy as toy
 
 DAILY = MonitoringSettings(daily_report=True, performance_report="weekly", metrics=("tests.integration.own:half",))
@@ -92,7 +93,10 @@ def reported(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     at = NOON - timedelta(days=7)
     body = {
         "model": toy.MODEL, "kind": "feature_drift", "state": "confirmed", "severity": "high", "at": at.isoformat(),
-        "detail": {"version": 1, "flagged": ["x"], "columns": [{"column": "x", "psi": 0.31}]},
+        "detail": {
+            "version": 1, "flagged": ["x"], "columns": [{"column": "x", "psi": 0.31}],
+            "window": {"start": (at - timedelta(hours=6)).isoformat(), "end": at.isoformat(), "rows": 150},
+        },
     }  # fmt: skip
     with Made(home) as made:
         number = made.ledger.record_evidence(toy.MODEL, "finding", body, token=made.token)
@@ -116,6 +120,11 @@ def test_a_finding_a_day_and_a_week_are_reported_once_each(
     ours = {"finding": 1, "kind": "feature_drift", "state": "confirmed", "flagged": ["x"]}
     assert (rows["finding"]["finding"], rows["finding"]["ours"]) == (1, ours)
     assert rows["finding"]["evidently"] == []
+    examples = rows["finding"]["examples"]
+    assert [(one["column"], sorted(one)) for one in examples] == [("x", ["at", "column", "id"])] * 5, "ids, no values"
+    shown = (Places(home).report(toy.MODEL, rows["finding"]["key"]) / "finding.md").read_text()
+    assert all(one["id"] in shown for one in examples)
+    assert "x | " in shown
     assert rows["performance"]["window"]["start"] == "2012-12-31T00:00:00+00:00"
     for row in bodies:
         folder = Places(home).report(toy.MODEL, row["key"])
@@ -129,6 +138,26 @@ def test_a_finding_a_day_and_a_week_are_reported_once_each(
         assert again.bodies() == bodies
         assert again.ledger.verify() == []
     assert "Traceback" not in (home / "logs" / "reports.txt").read_text()
+
+
+def test_pages_open_in_a_browser_without_errors_of_their_scripts(
+    reported: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """A finding's page and Evidently's, which draws itself, and a performance report; the control is a torn script."""
+    home, bodies = reported
+    folders = {row["kind"]: Places(home).report(toy.MODEL, row["key"]) for row in bodies}
+    wanted = {
+        folders["finding"] / "finding.html": "Example rows",
+        folders["finding"] / "report.html": "Dataset Drift",
+        folders["performance"] / "performance.html": "Traffic",
+    }
+    for path, text in wanted.items():
+        document, errors = opened(path, tmp_path / "browser")
+        assert errors == []
+        assert text in document
+    torn = tmp_path / "torn.html"
+    torn.write_text("<!doctype html><script>throw new TypeError('torn')</script>")
+    assert opened(torn, tmp_path / "browser")[1] == ["Uncaught TypeError: torn"]
 
 
 def test_the_report_says_what_happened_in_the_span(reported: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -244,3 +273,22 @@ def test_a_model_without_traffic_in_the_period_has_no_report(home: Path) -> None
             "perene_reports_total", {"kind": "performance", "result": "empty"}
         )
         assert found == 1.0
+
+
+def test_all_alarms_without_a_report_are_taken_up_by_the_next_worker(home: Path) -> None:
+    """Oldest first, those about this version; not what ended, nor what there is a report on."""
+    with Made(home) as made:
+        numbers = []
+        for day, version, state in ((1, 1, "confirmed"), (2, 1, "ok"), (3, 9, "confirmed"), (4, 1, "broken")):
+            body = {
+                "model": toy.MODEL, "kind": "feature_drift", "state": state, "severity": "high",
+                "at": (toy.START + timedelta(days=day)).isoformat(), "detail": {"version": version, "flagged": ["x"]},
+            }  # fmt: skip
+            numbers.append(made.ledger.record_evidence(toy.MODEL, "finding", body, token=made.token))
+        told = {"subject": "report", "kind": "finding", "key": f"finding-{numbers[3]}", "finding": numbers[3]}
+        made.reports.look(toy.MODEL, 1, DAILY, None)
+        assert [task.finding for task in made.reports._queue] == [numbers[0], numbers[3]]
+        made.reports.stop()
+        made.ledger.record_evidence(toy.MODEL, "report", told, token=made.token)
+        made.reports.look(toy.MODEL, 1, DAILY, None)
+        assert [task.finding for task in made.reports._queue] == [numbers[0]]

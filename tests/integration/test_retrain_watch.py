@@ -11,6 +11,7 @@ import pytest
 from monitoring.drift.detectors import DetectorFailed
 from monitoring.lake.lake import Lake
 from monitoring.settings import MonitoringSettings
+from monitoring.watching.findings import Finding
 from registry.bundle import Bundle, read_bundle
 from registry.ledger import LEADER, Ledger
 from retrain.watch import Watch
@@ -112,6 +113,20 @@ def test_a_detector_that_fails_in_the_middle_of_a_batch_folds_nothing_in_twice(
         ledger.close()
     assert watches[0] == watches[1]
     assert watches[0][2]
+
+
+def test_many_findings_of_a_turn_that_a_crash_cut_off_are_recorded_once(tmp_path: Path, champion: Bundle) -> None:
+    """The turn is made again from the lake, and its first findings lie far back by then."""
+    watch = watched(tmp_path, champion)
+    token = watch.ledger.acquire(LEADER, "test", 60)
+    assert token is not None
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    found = [Finding(toy.MODEL, "feature_drift", "ok", "none", moment + timedelta(hours=n)) for n in range(150)]
+    watch._record(found, token)
+    for turn in (found[:10], found):
+        watch._record(turn, token)
+    rows = watch.ledger.evidence(toy.MODEL, "finding", limit=1_000)
+    assert [row.body for row in rows[::-1]] == [one.to_dict() for one in found]
 
 
 def test_a_worker_that_restarts_after_a_change_of_champion_misses_nothing(tmp_path: Path, champion: Bundle) -> None:

@@ -23,6 +23,7 @@ from registry.ledger import Experiment, Ledger, Run
 from retrain.evidence import replay
 from retrain.places import Places
 from retrain.settings import WorkerSettings
+from retrain.triggering import standing
 from retrain.worker import Worker, create_worker
 from tests.integration import retrain_toy as toy
 
@@ -143,10 +144,20 @@ def test_a_broken_trainer_opens_the_breaker(home: Path) -> None:
 
         for wanted in ({1}, {2}, {3}):
             toy.until(partial(lambda numbers: failed() in numbers, wanted), worker.tick)
-            world.play(1, shift=15.0)
+            row = ledger.runs(MODEL)[0]
+            assert (row.body["error"], row.body["at_step"]) == (
+                "the trainer raised RuntimeError (tests.integration.retrain_toy:broken)",
+                "train",
+            )
+            assert (row.body["next_attempt"] is None) == (wanted == {3})
+            world.play(4, shift=15.0)  # a pause is never shorter than a gate's sample takes, and doubles
         for _ in range(5):
             worker.tick()
         assert len(ledger.runs(MODEL)) == 3
+        assert len(ledger.evidence(MODEL, "breaker_open")) == 1
+        stood = standing.read(ledger, MODEL)
+        assert stood is not None
+        assert stood.brake == "breaker"
         ledger.record_evidence(MODEL, "breaker_closed", {"by": "test"})
         toy.until(lambda: len(ledger.runs(MODEL)) == 4, worker.tick)
 
@@ -236,7 +247,8 @@ def test_the_worker_imports_nothing_heavy() -> None:
     """MLflow, Evidently, scikit-learn and pandas live in children only."""
     code = (
         "import sys, retrain.worker, retrain.__main__;"
-        "print(sorted({'mlflow', 'evidently', 'sklearn', 'onnxruntime', 'skl2onnx'} & set(sys.modules)))"
+        "heavy = {'mlflow', 'evidently', 'sklearn', 'onnxruntime', 'skl2onnx', 'ray', 'optuna'};"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert said.stdout.strip() == "[]"

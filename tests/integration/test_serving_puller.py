@@ -135,11 +135,11 @@ def test_the_first_hand_over(first: First) -> None:
 def test_a_corrupt_candidate_is_dropped_and_told(
     spoil: Callable[[Path], None], reason: str, ledger: Ledger, puller: Puller, store: Store
 ) -> None:
-    """The champion serves alone, and the trial does not start."""
+    """It is handed over as the ledger has it, without that bundle: the server leaves it out, and counts that."""
     spoil(store.bundles[2])
     deploy(ledger, 1, 2, revision=0)
     state = puller.state(ledger, State(), 0.0)
-    assert state.deployments == {"toy": Deployed(1, 1)}
+    assert state.deployments == {"toy": Deployed(1, 1, 2, "ab", 0.25, "s")}
     assert set(state.bundles["toy"]) == {"1"}
     (failure,) = state.failures
     assert (failure.model, failure.version) == ("toy", 2)

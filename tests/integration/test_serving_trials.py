@@ -102,13 +102,18 @@ def test_a_candidate_that_fails_leaves_the_answer_to_the_champion(
             one = await served.predict([ROW])
             assert (one["version"], one["predictions"]) == ((2, [7.0]) if mode == "ab" else (1, [107.0]))
             two = await served.predict([ROW, ROW])
-            assert (two["version"], two["arm"], two["predictions"]) == (1, "champion", [107.0, 107.0])
+            arm = "fallback" if mode == "ab" else "champion"
+            assert (two["version"], two["arm"], two["predictions"]) == (1, arm, [107.0, 107.0])
             samples = await metrics(served)
             reason = "candidate_failed" if mode == "ab" else "shadow_failed"
             assert samples["perene_rejected_total", (reason,)] == 1
             path = served.spool.path
-        events = [e for e in stored_events(path) if isinstance(e, PredictionEvent)]
-        assert [(e.version, e.arm) for e in events if e.id in two["prediction_ids"]] == [(1, "champion")] * 2
+        events = [e for e in stored_events(path) if isinstance(e, PredictionEvent) and e.id in two["prediction_ids"]]
+        told = sorted((e.version, e.arm, e.prediction, e.deployment, e.assigned) for e in events)
+        if mode == "ab":
+            assert told == [(1, "fallback", 107.0, 1, 2)] * 2
+        else:  # that it failed is to be seen in the lake, too
+            assert told == [(1, "champion", 107.0, 1, 0)] * 2 + [(2, "shadow", None, 1, 0)] * 2
 
     run(scenario)
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from serving.settings import WebSettings
 from tests.integration.serving_app import SCOPES
 from tests.integration.serving_toy import ROW, Cache, offset_bundle
-from tests.integration.test_serving_access import BODIES, ROUTES
+from tests.integration.test_serving_access import BODIES, ROUTES, methods_of, scope_of
 from tests.integration.test_serving_lanes import Lanes, lanes
 
 BODYLESS = ("GET", "HEAD", "OPTIONS", "TRACE", "DELETE")
@@ -93,7 +93,7 @@ async def ask(port: int, data: bytes) -> bytes:
 
 async def ways_around(at: Lanes, app: FastAPI, keys: dict[str, tuple[str, set[str]]]) -> list[str]:
     """Each request that got more than its route gives to its key, and each route that nobody listed."""
-    shown = {route.path.replace(":word}", "}"): set(route.methods or ()) for route in app.routes}  # type: ignore[attr-defined]
+    shown = methods_of(app)
     found = [f"unlisted: {path}" for path in shown.keys() - ROUTES.keys()]
     limit = asyncio.Semaphore(16)
 
@@ -110,23 +110,24 @@ async def ways_around(at: Lanes, app: FastAPI, keys: dict[str, tuple[str, set[st
 
     asked = []
     for path, methods in shown.items():
-        scope, filled = ROUTES.get(path), path.format(model="toy", version=1, alias="champion", job="0")
-        method = next(iter(methods - {"HEAD"}), "GET")
+        filled = path.format(model="toy", version=1, alias="champion", job="0", id="0", run="0")
         sent = next((body for end, body in BODIES.items() if path.endswith(end)), ROW)
-        body = json.dumps(sent).encode() if method == "POST" else b""
-        for name, (key, scopes) in keys.items():
-            may = (path in ROUTES and scope is None) or scope in scopes
-            asked += [
-                tried(f"{method} {target!r} by {name}", message(target, method=method, body=body, key=key), may=may)
-                for target in spellings(filled)
-            ]
-            if name == "nobody":
-                for header in HEADERS:
-                    data = message(filled, header, method=method, body=body)
-                    asked.append(tried(f"{method} {filled} with {header}", data, may=may))
-                for other in METHODS:
-                    data = message(filled, method=other, body=b"" if other in BODYLESS else body or b"{}")
-                    asked.append(tried(f"{other} {filled}", data, may=may))
+        for method in sorted(methods - {"HEAD"}) or ["GET"]:
+            scope = scope_of(path, method) if path in ROUTES else None
+            body = json.dumps(sent).encode() if method == "POST" else b""
+            for name, (key, scopes) in keys.items():
+                may = (path in ROUTES and scope is None) or scope in scopes
+                asked += [
+                    tried(f"{method} {target!r} by {name}", message(target, method=method, body=body, key=key), may=may)
+                    for target in spellings(filled)
+                ]
+                if name == "nobody":
+                    for header in HEADERS:
+                        data = message(filled, header, method=method, body=body)
+                        asked.append(tried(f"{method} {filled} with {header}", data, may=may))
+                    for other in METHODS:
+                        data = message(filled, method=other, body=b"" if other in BODYLESS else body or b"{}")
+                        asked.append(tried(f"{other} {filled}", data, may=may))
     await asyncio.gather(*asked)
     return found
 

@@ -158,9 +158,45 @@ def test_a_regressions_loss_is_estimated_from_where_its_rows_are() -> None:
     counts["_score"] = bin_counts(reference["score"], 3 * x).tolist()
     found = estimate(curve, counts)
     assert found is not None
-    # counts do not tell that rows moved outwards within their bins too: a part of the rise is not seen
-    assert found.loss == pytest.approx(np.abs(x).mean() / 10, rel=0.08)
-    assert found.lower > losses.mean()
+    # counts do not tell that rows moved outwards within their bins too: a part of the rise is not seen, but allowed for
+    assert found.loss == pytest.approx(np.abs(x).mean() / 10, rel=0.05)
+    assert losses.mean() < found.lower < np.abs(x).mean() / 10 < found.upper
+
+
+@pytest.mark.parametrize(
+    ("scale", "rare"), [(1.0, 0.01), (1.5, 0.01), (1.0, 0.2)], ids=["as before", "further out", "a rare kind"]
+)
+def test_the_band_of_an_estimated_loss_holds_the_loss(scale: float, rare: float) -> None:
+    """99 % is its name: of 120 windows over 60 references 95 % at least, also where the reference has few rows."""
+
+    def drawn(rng: np.random.Generator, n: int, scale: float, rare: float) -> tuple[dict[str, Any], Any]:
+        x, kind = (
+            scale * rng.standard_normal(n),
+            rng.choice(np.array(["a", "b", "c"], object), n, p=[0.6, 0.4 - rare, rare]),
+        )
+        mean = 0.15 + 0.08 * np.abs(x) + 0.15 * (kind == "c")
+        return {"x": x, "kind": kind}, np.minimum(mean * rng.gamma(2.0, 0.5, n), 1.0)
+
+    contract = Contract("m", (Column("x", "float"), Column("kind", "string")), Output("regression"))
+    held, plain = list[bool](), list[bool]()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        frame, losses = drawn(rng, 1500, 1.0, 0.01)
+        reference = build_reference(contract, frame, frame["x"], losses, 1.0, {"mae": 0.1})
+        curve = build_estimate(contract.output, reference, frame, frame["x"][:, None], None, losses)
+        assert curve is not None
+        without = {key: value for key, value in curve.items() if key != "doubts"}
+        for _ in range(2):
+            new, truth = drawn(rng, 500, scale, rare)
+            counts = {name: bin_counts(reference["columns"][name], new[name]).tolist() for name in new}
+            counts["_score"] = bin_counts(reference["score"], new["x"]).tolist()
+            for into, made_of in ((held, curve), (plain, without)):
+                found = estimate(made_of, counts)
+                assert found is not None
+                into.append(found.lower < truth.mean() < found.upper)
+    assert np.mean(held) >= 0.95
+    # the control: a curve of before, without what is in doubt
+    assert (np.mean(plain) >= 0.95) == ((scale, rare) == (1.0, 0.01))
 
 
 def test_too_few_labelled_rows_teach_nothing() -> None:

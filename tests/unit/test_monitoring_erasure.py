@@ -25,6 +25,7 @@ def block(counts: list[int]) -> Block:
         [plain(f"p{n}") for n in several], [0.5] * len(counts), [f"k{n}" for n in several],
         [f"id-{n}" for n in range(rows)], [float(n) for n in range(rows)], [[float(n)] for n in range(rows)],
         [[n * 2 for n in range(rows)], struct.pack(f"<{rows}d", *map(float, range(rows))), None],
+        [n + 1 for n in several], [n % 3 for n in several] if rows % 2 else [],
     )  # fmt: skip
 
 

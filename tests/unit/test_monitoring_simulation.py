@@ -62,8 +62,33 @@ def test_dependent_rows_alarm_where_neighbours_are_not_asked(monkeypatch: pytest
     """The control of the dispersion factor: without it the same streams are flagged ten times as often."""
     made = [streams.autoregressive(8, rho=0.6)(np.random.default_rng(s), 480, 100, 5000) for s in range(2)]
     asked = sum(bool(names) for s in made for names in judge_stream(s, SETTINGS).flagged)
-    monkeypatch.setattr("bench.monitoring.judged.shrink", lambda means, df, pairs: np.ones_like(means))
+    monkeypatch.setattr("monitoring.drift.dispersion.shrink", lambda means, df, pairs: np.ones_like(means))
     assert sum(bool(names) for s in made for names in judge_stream(s, SETTINGS).flagged) > 10 * max(asked, 1)
+
+
+def test_a_standing_difference_that_is_tolerated_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.12 sd from a reference of 50,000 rows (PSI 0.014): chance carries it past the floor, again and again."""
+    made = [streams.standing(3, apart=0.12)(np.random.default_rng(seed), 480, 100, 50_000) for seed in range(2)]
+    assert [judge_stream(stream, SETTINGS).episodes for stream in made] == [[], []]
+    monkeypatch.setattr("monitoring.drift.assess.weigh", lambda pools, *_, **__: (0.0, np.inf))
+    assert sum(len(judge_stream(stream, SETTINGS).episodes) for stream in made) >= 3
+
+
+def test_what_comes_on_top_of_a_standing_difference_is_found() -> None:
+    """A step of 0.5 sd in four windows; a slope of 0.002 sd a window before it has come to 0.4 sd."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        step = judge_stream(streams.standing(3, shift=0.5, apart=0.12, change=100)(rng, 110, 100, 50_000), SETTINGS)
+        assert 100 <= step.episodes[0] < 104
+        slope = judge_stream(streams.standing(3, slope=0.002)(rng, 220, 500, 50_000), SETTINGS)
+        assert slope.episodes[0] <= 200
+
+
+def test_what_differs_from_the_first_window_on_is_found_before_there_are_older_ones() -> None:
+    """A model that is put before other rows than it was accepted on, 0.5 sd off in one column of ten."""
+    for seed in range(3):
+        stream = streams.standing(apart=0.5)(np.random.default_rng(seed), 10, 100, 2_000)
+        assert judge_stream(stream, SETTINGS).episodes[0] <= 4
 
 
 def test_a_daily_wave_is_no_drift_where_the_reference_knows_hours() -> None:
@@ -88,19 +113,25 @@ def test_a_shift_of_one_column_in_twenty_is_found(shift: float, n: int, m: int, 
 
 @pytest.mark.parametrize(
     "make",
-    [streams.normals(8, shift=0.3, change=20), streams.awkward(6), streams.daily(6, amplitude=0.8)],
-    ids=["shift", "awkward", "daily"],
+    [
+        streams.normals(8, shift=0.3, change=20),
+        streams.awkward(6),
+        streams.daily(6, amplitude=0.8),
+        streams.standing(6, apart=0.25),
+    ],
+    ids=["shift", "awkward", "daily", "standing"],
 )
 def test_the_simulation_decides_as_the_monitor_does(make: Make) -> None:
-    """Arrays of windows at once, or one window after the other by `assess`: the same flags."""
+    """The screen of a whole stream leaves no window out, at a rate at which chance alone flags many."""
+    settings = SETTINGS.model_copy(update={"expected_days_between_false_alarms": 1.0})
     stream = make(np.random.default_rng(3), 70, 200, 2000)
-    judged = judge_stream(stream, SETTINGS)
+    judged = judge_stream(stream, settings)
     closed: list[Window] = []
     for t in range(70):
         counts = {name: rows[t].tolist() for name, rows in stream.counts.items()}
         hours = [200 * (hour == t % 24) for hour in range(24)]
         closed = [*closed, Window(3600.0 * t, 3600.0 * (t + 1), 200, counts, hours)][-DEPTH:]
-        found = assess(stream.specs, closed, SETTINGS).features
+        found = assess(stream.specs, closed, settings).features
         assert (set(found.names), set(found.immediate)) == (judged.flagged[t], judged.sure[t])
 
 

@@ -187,3 +187,25 @@ def test_a_card_in_which_nothing_was_said_is_a_card(field: str) -> None:
     """Every fact is optional."""
     said: dict[str, Any] = {field: "said"}
     assert "said" in render_card(made(facts=replace(Facts(slices=FACTS.slices), **said)))
+
+
+def test_the_gates_tables_are_in_the_card_and_their_names_stay_text() -> None:
+    """Verdicts, disturbed rows, calibration and slices; a category's value is text here too."""
+    found = {
+        "verdicts": [{"gate": "slices", "verdict": "fail", "reason": f"g: {EVIL} is worse"}],
+        "robustness": [{"name": "noise", "champion": 0.25, "candidate": None}],
+        "calibration": [{"name": "brier", "champion": 0.1, "candidate": 0.125}],
+        "slices": [
+            {"column": "g", "value": EVIL, "rows": 1_500, "effect": -0.1},
+            {"column": "g", "value": "b", "rows": 7, "effect": None},
+        ],
+    }
+    text = render_card(made() | {"gates": found})
+    page = Reader(rendered(text))
+    assert "script" not in page.tags
+    assert " ".join(EVIL.split()) in "".join(page.texts)
+    assert "| noise | 0.25 | no answer |" in text
+    assert "| brier | 0.1 | 0.125 |" in text
+    assert "| g: b | 7 | too few rows |" in text
+    assert "Gates: 0 passed; slices fail." in summary(made() | {"gates": found})
+    assert "## Gates" not in render_card(made())

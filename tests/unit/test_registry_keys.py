@@ -50,7 +50,7 @@ def test_scopes_are_those_that_there_are(scopes: set[str]) -> None:
     """The message has them."""
     with pytest.raises(ConfigInvalid) as found:
         new_key("shop", scopes)
-    assert found.value.expected == "admin erase feedback predict promote read register"
+    assert found.value.expected == "admin alert erase feedback predict promote read register"
     assert frozenset(found.value.expected.split()) == SCOPES
 
 

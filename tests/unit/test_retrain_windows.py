@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from registry.errors import ConfigInvalid
 from retrain.settings import RetrainSettings, WorkerSettings
-from retrain.training.windows import parse_duration, plan
+from retrain.training.windows import parse_duration, plan, ready_at
 from retrain.triggering.scheduler import next_fire
 
 NOW = datetime(2013, 9, 1, tzinfo=UTC)
@@ -29,18 +29,29 @@ def test_windows_end_where_the_holdout_starts(specs: list[str], holdout: int, ma
     at = None if drift is None else NOW - timedelta(days=drift)
     found = plan(specs, NOW, holdout=holdout * DAY, maturity=maturity * DAY, drift_at=at)
     assert found.holdout.end == NOW - maturity * DAY
-    assert found.holdout.end - found.holdout.start == holdout * DAY
+    assert min(holdout, 8) * DAY <= found.holdout.end - found.holdout.start <= holdout * DAY
     assert found.train
     for named in found.train:
         assert named.window.start < named.window.end == found.holdout.start
     assert len({w.window for w in found.train}) == len(found.train)
 
 
-def test_a_drift_that_is_too_young_gives_no_window() -> None:
-    young = plan(["90d", "since-drift"], NOW, holdout=14 * DAY, maturity=DAY, drift_at=NOW - 20 * DAY)
-    old = plan(["90d", "since-drift"], NOW, holdout=14 * DAY, maturity=DAY, drift_at=NOW - 60 * DAY)
-    assert [w.name for w in young.train] == ["90d"]
-    assert [w.name for w in old.train] == ["90d", "since-drift"]
+@pytest.mark.parametrize(
+    ("days", "windows", "holdout"),
+    [
+        (12, ["90d"], 14),
+        (13, ["90d", "since-drift"], 8),
+        (21, ["90d", "since-drift"], 10),
+        (60, ["90d", "since-drift"], 14),
+    ],
+)
+def test_soon_after_a_drift_half_of_it_is_learned_from(days: int, windows: list[str], holdout: int) -> None:
+    """And half judged on, but never less than 8 days; before `ready_at` there is too little to learn."""
+    at = NOW - days * DAY
+    found = plan(["90d", "since-drift"], NOW, holdout=14 * DAY, maturity=DAY, drift_at=at)
+    assert [w.name for w in found.train] == windows
+    assert found.holdout.end - found.holdout.start == holdout * DAY
+    assert (ready_at(at, 14 * DAY, DAY) <= NOW) == ("since-drift" in windows)
 
 
 @pytest.mark.parametrize("text", ["", "14", "d", "-3d", "3 months", "1e9d"])

@@ -1,0 +1,1 @@
+"""What other programs tell us: alerts of an Alertmanager, and versions that were trained elsewhere."""
