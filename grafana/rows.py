@@ -223,7 +223,7 @@ def rows() -> tuple[Row, ...]:
             Panel("Trial: guardrails", (_gauge(c.EXPERIMENT_GUARDRAIL, "{{model}} {{guardrail}}"),),
                   text="At 100 the candidate is taken out."),
             Panel("Trial: labels needed", (_gauge(c.EXPERIMENT_NEEDED, "{{model}}"),),
-                  text="By the smaller arm, at the effect seen so far; nothing is shown where that is not foreseeable."),
+                  text="By the smaller arm, at the effect seen so far; nothing where none can be foreseen."),
             Panel("Shadow disagreements", (_rate(c.SHADOW_DISAGREEMENTS, "model"),), "cps"),
         )),
         Row("Ledger", (

@@ -20,7 +20,15 @@ from registry.policy import LedgerPolicy
 from registry.signing_settings import SigningSettings
 from retrain.places import Places
 from retrain.settings import RetrainSettings, WatchSettings
-from serving.settings import GpuSettings, HookSettings, JobSettings, LimitSettings, QueueSettings, ServingSettings, WebSettings
+from serving.settings import (
+    GpuSettings,
+    HookSettings,
+    JobSettings,
+    LimitSettings,
+    QueueSettings,
+    ServingSettings,
+    WebSettings,
+)
 
 FILE = "perene.toml"
 

@@ -273,7 +273,8 @@ EXPERIMENT_GUARDRAIL = _retraining(
     "experiment_guardrail_evalue", "gauge", "Evidence that the candidate breaks a guardrail; at 100 it is taken out",
     ("model", "guardrail"))  # fmt: skip
 EXPERIMENT_NEEDED = _retraining(
-    "experiment_labels_needed", "gauge", "Labels that the smaller arm still needs at the effect seen so far, if known")
+    "experiment_labels_needed", "gauge", "Labels that the smaller arm still needs at the effect seen so far, if known"
+)
 EXPERIMENT_STAGE = _retraining(
     "experiment_stage", "gauge", "Stage of the trial: " + ", ".join(f"{v} {k}" for k, v in STAGES.items())
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -34,6 +35,8 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("marks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARKS", str(folder))
+        patch.setenv("RAY_AUTH_MODE", "token")  # both sides of a cluster have it, in whatever way they were given it
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         yield folder
 
 
@@ -85,7 +88,8 @@ def test_windows_are_tasks_and_a_killed_run_goes_on(begun: dict[str, Any], clust
     (marks / "hold").touch()
     first = subprocess.Popen([sys.executable, "-m", "retrain.training.child", str(spec)])
     try:
-        toy.until(lambda: list((spec.parent / "fitted").glob("*.sha256")), seconds=120)
+        toy.until(lambda: list((spec.parent / "fitted").glob("*.sha256")) or first.poll() is not None, seconds=120)
+        assert first.poll() is None
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
