@@ -80,10 +80,12 @@ def day(text: str) -> datetime:
     """A date, or date and time, as UTC.
 
     Raises:
-        ConfigInvalid: it is not in ISO form.
+        ConfigInvalid: it is not in ISO form, or centuries away: nothing could be counted from it.
     """
     try:
         moment = datetime.fromisoformat(text)
+        if not 1900 <= moment.year < 2200:
+            raise ConfigInvalid("a date is too far away", expected="a year from 1900 to 2199", got=str(moment.year))
     except ValueError as error:
         raise ConfigInvalid("a date is in ISO form", expected="2013-01-31", hint="write year-month-day") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

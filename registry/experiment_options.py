@@ -6,7 +6,6 @@ The names and bounds are those of `[models.NAME.trial]`, which belong to the wor
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -17,6 +16,7 @@ __all__ = ["OPTIONS", "checked_options"]
 
 _STAGE: Final = re.compile(r"(shadow|(canary)(?::([0-9.]{1,20}))?|(ab):([0-9.]{1,20}))\Z")
 _DURATION: Final = re.compile(r"[0-9]{1,7}[smhd]\Z")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _OUTCOME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 _MOST_STAGES: Final = 20
 _MOST_LABELS: Final = 10_000_000
@@ -55,8 +55,8 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _share(low: float, high: float, *, closed: bool = False) -> tuple[str, Callable[[Any], float | None]]:
     def read(value: Any) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None  # NaN is in no range, and integers are compared as they are: some are beyond all floats
         return float(value) if low < value < high or (closed and value == high) else None
 
     return f"a number above {low:g} and {'up to' if closed else 'below'} {high:g}", read
@@ -71,6 +71,13 @@ def _count(least: int) -> tuple[str, Callable[[Any], int | None]]:
 
 def _text(pattern: re.Pattern[str], expected: str) -> tuple[str, Callable[[Any], str | None]]:
     return expected, lambda value: value if isinstance(value, str) and pattern.match(value) else None
+
+
+def _span(value: Any) -> str | None:
+    """A hundred years at most: dates that are counted from more are none."""
+    if not isinstance(value, str) or not _DURATION.match(value):
+        return None
+    return value if int(value[:-1]) * _SECONDS[value[-1]] <= 36_500 * _SECONDS["d"] else None
 
 
 def _stages(value: Any) -> list[str] | None:
@@ -102,16 +109,16 @@ def _versions(value: Any) -> list[int] | None:
     return list(value) if good else None
 
 
-_SPAN: Final = (_DURATION, 'a span of time such as "90m", "12h" or "7d"')
+_SPAN: Final = ('a span of time such as "90m", "12h" or "7d"', _span)
 OPTIONS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "promotion": _text(re.compile(r"(auto|approve)\Z"), "auto or approve"),
     "stages": ('growing ones such as ["shadow", "canary", "ab:0.25", "ab:0.5"], the last an A/B', _stages),
     "metric": _text(_OUTCOME, "loss, or the name of an outcome"),
     "margin": _share(0.0, 0.5),
     "alpha": _share(0.0, 0.2, closed=True),
-    "dwell": _text(*_SPAN),
-    "limit": _text(*_SPAN),
-    "watch": _text(*_SPAN),
+    "dwell": _SPAN,
+    "limit": _SPAN,
+    "watch": _SPAN,
     "shadow_labels": _count(30),
     "canary_units": _count(1),
     "step_labels": _count(10),

@@ -224,32 +224,37 @@ def abort(ledger: Ledger, model: str, experiment_id: str, *, actor: str, reason:
     _check_actor(actor)
     reason = check_reason(reason)
     trial = check_abort(ledger, model, experiment_id)
+    deployment, moved = _taken_out(ledger, model, trial, actor, reason)
+    if not moved:
+        if trial.body.get("entered"):  # the worker has moved, and closes it in its next turn
+            raise _over(trial)
+        _close(ledger, model, trial.body, actor, reason)
+        deployment, _ = _taken_out(ledger, model, trial, actor, reason)  # begun at the same moment
+    return {"experiment_id": experiment_id, "revision": deployment.revision, "champion": deployment.champion}
+
+
+def _taken_out(ledger: Ledger, model: str, trial: Experiment, actor: str, reason: str) -> tuple[Deployment, bool]:
+    """The deployment without the trial's candidate, and whether it had to be moved for that."""
     for _ in range(_TRIES):
         deployment = _deployed(ledger, model)
         if deployment.candidate not in _versions(trial):
-            break
+            return deployment, False
         try:
-            moved = ledger.move(
+            return ledger.move(
                 model,
                 expected_revision=deployment.revision,
                 champion=deployment.champion,
                 actor=actor,
                 reason=f"abort: {reason}",
-            )
+            ), True
         except LedgerConflict:  # the worker moved at the same moment: look again
             continue
-        return {"experiment_id": experiment_id, "revision": moved.revision, "champion": moved.champion}
-    else:
-        raise LedgerConflict(f"the deployment of '{model}' keeps moving", where="model", hint="try again")
-    if trial.body.get("entered"):  # the worker has moved, and closes it in its next turn
-        raise _over(trial)
-    _close(ledger, model, trial.body, actor, reason)
-    return {"experiment_id": experiment_id, "revision": deployment.revision, "champion": deployment.champion}
+    raise LedgerConflict(f"the deployment of '{model}' keeps moving", where="model", hint="try again")
 
 
 def _close(ledger: Ledger, model: str, body: Mapping[str, Any], actor: str, reason: str) -> None:
-    """End what never began."""
-    more = {"why": f"abort by {actor}: {reason}", "actor": actor, "now": utc_now().isoformat()}
+    """End what never began: no time of the model's clock is written, for nothing has to cool down after it."""
+    more = {"why": f"abort by {actor}: {reason}", "actor": actor}
     experiment_id = str(body.get("experiment_id") or body["trial"]["experiment_id"])
     ledger.record_experiment(experiment_id, model, state="aborted", stage="done", body={**body, **more})
 

@@ -5,6 +5,7 @@ Kept as JSON in the deployment's row of the ledger. Values are compared, never e
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -23,9 +24,11 @@ __all__ = [
     "follow",
     "read_routing",
     "routing_from",
+    "salt_of",
     "write_routing",
 ]
 
+SALT_MOST: Final = 64
 MOST_ARMS: Final = 10
 MOST_SEGMENTS: Final = 100
 MOST_VALUES: Final = 1_000
@@ -155,6 +158,11 @@ def _check_version(version: int, where: str) -> None:
 
 def _refused(message: str, where: str, expected: str, got: str = "") -> LedgerConflict:
     return LedgerConflict(message, where=f"routing.{where}", expected=expected, got=got)
+
+
+def salt_of(experiment_id: str) -> str:
+    """What a trial's entities are drawn with, one for all of its stages: its id, or the digest of a long one."""
+    return experiment_id if len(experiment_id) <= SALT_MOST else hashlib.sha256(experiment_id.encode()).hexdigest()
 
 
 def follow(before: Routing | None, routing: Routing) -> Routing:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from registry.errors import ConfigInvalid
-from retrain.training.windows import parse_duration
+from retrain.training.windows import LONGEST, parse_duration
 
 __all__ = ["Duration", "read_duration"]
 
@@ -23,4 +23,11 @@ def read_duration(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
-Duration = Annotated[timedelta, BeforeValidator(read_duration)]
+def _bounded(found: timedelta) -> timedelta:
+    """Numbers and ISO 8601 too are spans that can be added to a date."""
+    if not timedelta() <= found <= LONGEST:
+        raise ValueError("a duration is at least 0s and at most 36500d")
+    return found
+
+
+Duration = Annotated[timedelta, BeforeValidator(read_duration), AfterValidator(_bounded)]

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -112,45 +112,66 @@ class Worker:
         return True
 
     def _turn(self, model: str, deployment: Deployment, token: int) -> None:
-        """One model's turn; its trouble must not keep the others from theirs."""
-        m = self.gauges.metrics
-        try:
+        """One model's turn; its trouble must not keep the others from theirs, nor its trial from being looked at."""
+        champion = None
+        with self._apart(model):
             champion = self._bundle(model, deployment.champion)
-            if champion is None:
-                return  # serving's puller has not fetched it yet
-            m.champion_version.labels(model).set(deployment.champion)
-            self._count_rollbacks(deployment)
-            table = self.settings.models.get(model, WatchSettings())
-            watch = self._watches.setdefault(model, Watch(model, self.ledger, self.lake, table.monitoring))
-            labels, unmatched = watch.labels, watch.unmatched
-            findings = watch.feed(champion, deployment.champion, token=token)
-            m.labels_received_total.labels(model).inc(max(watch.labels - labels, 0))
-            m.labels_unmatched_total.labels(model).inc(max(watch.unmatched - unmatched, 0))
-            self._explain(findings, deployment.champion, table.monitoring)
-            now = watch.now() if table.retrain and table.retrain.clock == "event" else self.wall()
-            self.gauges.monitor(model, watch.snapshot())
-            if watch.label_at:
-                m.label_last_timestamp_seconds.labels(model).set(watch.label_at)
-            if (clock := watch.now()) is not None:
-                m.monitor_event_timestamp_seconds.labels(model).set(clock.timestamp())
-            if self.settings.reports:
-                self.reports.look(model, deployment.champion, table.monitoring, now)
-            if now is not None:
-                self.gauges.reference_age(model, champion.reference, now)
-                if table.retrain is not None:
-                    self._improve(model, deployment, champion, table.retrain, watch, now, token)
-                else:
-                    self._try(deployment, champion, now, token)
-            m.monitor_last_success_timestamp_seconds.labels(model).set(time.time())
+        if champion is None:
+            return  # serving's puller has not fetched it yet
+        table, sound = self.settings.models.get(model, WatchSettings()), False
+        watch = self._watches.setdefault(model, Watch(model, self.ledger, self.lake, table.monitoring))
+        with self._apart(model):
+            self._observe(deployment, champion, table, watch, token)
+            sound = True
+        with self._apart(model):
+            now = self._now(table, watch)
+            if now is not None and table.retrain is not None and sound:
+                self._improve(model, deployment, champion, table.retrain, watch, now, token)
+            elif now is not None:
+                self._try(deployment, champion, now, token)
+            if sound:
+                self.gauges.metrics.monitor_last_success_timestamp_seconds.labels(model).set(time.time())
+
+    def _now(self, table: WatchSettings, watch: Watch) -> datetime | None:
+        return watch.now() if table.retrain and table.retrain.clock == "event" else self.wall()
+
+    def _observe(
+        self, deployment: Deployment, champion: Bundle, table: WatchSettings, watch: Watch, token: int
+    ) -> None:
+        """What arrived since the last turn, and what it tells of the model."""
+        m, model = self.gauges.metrics, deployment.model
+        m.champion_version.labels(model).set(deployment.champion)
+        self._count_rollbacks(deployment)
+        labels, unmatched = watch.labels, watch.unmatched
+        findings = watch.feed(champion, deployment.champion, token=token)
+        m.labels_received_total.labels(model).inc(max(watch.labels - labels, 0))
+        m.labels_unmatched_total.labels(model).inc(max(watch.unmatched - unmatched, 0))
+        self._explain(findings, deployment.champion, table.monitoring)
+        now = self._now(table, watch)
+        self.gauges.monitor(model, watch.snapshot())
+        if watch.label_at:
+            m.label_last_timestamp_seconds.labels(model).set(watch.label_at)
+        if (clock := watch.now()) is not None:
+            m.monitor_event_timestamp_seconds.labels(model).set(clock.timestamp())
+        if self.settings.reports:
+            self.reports.look(model, deployment.champion, table.monitoring, now)
+        if now is not None:
+            self.gauges.reference_age(model, champion.reference, now)
+
+    @contextlib.contextmanager
+    def _apart(self, model: str) -> Iterator[None]:
+        """Trouble within is told, and goes no further."""
+        try:
+            yield
         except LeaseLost:
             raise
         except LedgerConflict as error:
             log.info("retrain.conflict", extra={"model": model, "where": error.where})
         except PereneError as error:
-            m.monitor_failures_total.labels(model).inc()
+            self.gauges.metrics.monitor_failures_total.labels(model).inc()
             log.warning("retrain.turn_failed: %s", error, extra={"model": model, "code": error.code})
         except Exception as error:  # odd data, a foreign file, somebody's detector: it is this model's trouble alone
-            m.monitor_failures_total.labels(model).inc()
+            self.gauges.metrics.monitor_failures_total.labels(model).inc()
             where = traceback.extract_tb(error.__traceback__)[-1]
             extra = {"model": model, "where": f"{Path(where.filename).name}:{where.lineno}"}
             log.error("retrain.turn_broke: %s", type(error).__name__, extra=extra)  # its text may quote values
@@ -176,10 +197,12 @@ class Worker:
         token: int,
     ) -> None:
         """Run, trial and trigger of one model, in the order in which one leads to the next."""
-        done = self.runs.tend(model, token=token)
-        if done is not None:
-            self._conclude(done, settings, now, token)
-        self._try(deployment, champion, now, token)
+        try:
+            done = self.runs.tend(model, token=token)
+            if done is not None:
+                self._conclude(done, settings, now, token)
+        finally:  # a candidate that answers callers is looked at, whatever is wrong with a run
+            self._try(deployment, champion, now, token)
         self.occasions.look(deployment, champion, settings, watch, now, token=token)
         self.self_tests.look(model, deployment.champion, settings, now)
         release(self.ledger, model)

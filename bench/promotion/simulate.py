@@ -17,10 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.promotion import claims
-from bench.promotion.gating import gate
 from bench.promotion.keep import FILE, Rows, keep
 
-__all__ = ["gate", "main"]
+__all__ = ["main"]
 
 FULL, THIN = 10_000, 1_000
 CLAIMS: dict[str, Callable[[int], Rows]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -171,11 +171,13 @@ class Lake:
         table = _once(_between(unify([empty_table(kind).select(_known(kind, needed)), *tables]), low, high))
         return table if columns is None else table.select([c for c in columns if c in table.column_names])
 
-    def joined(self, model: str, *, since: Moment = None, until: Moment = None) -> pa.Table:
+    def joined(
+        self, model: str, *, since: Moment = None, until: Moment = None, outcomes: Collection[str] | None = None
+    ) -> pa.Table:
         """Served predictions with `_label`, `_label_at` (the last of `_label_revisions`) and `_shadow_*`, or null.
 
-        Where outcomes were told, there is a column `_outcome_<name>` for each of their names. The bounds are those of
-        the prediction; what belongs to it is found wherever it lies.
+        Where outcomes were told, there is a column `_outcome_<name>` for each of their names, or of those in `outcomes`
+        alone. The bounds are those of the prediction; what belongs to it is found wherever it lies.
         """
         served = self.read(model, "prediction", since=since, until=until)
         label_columns = ["_id", "_label", "_at", "_received", "_boot", "_seq"]
@@ -186,7 +188,7 @@ class Lake:
         names = {name: f"_shadow{name}" for name in ("_prediction", "_probabilities", "_version")}
         served = _attach(served, shadows, names)
         told = self.read(model, "outcome", ids=served.column("_id"))
-        for name, values in by_name(told, served.column("_id")).items():
+        for name, values in by_name(told, served.column("_id"), outcomes).items():
             served = served.append_column(f"_outcome_{name}", values)
         return served
 

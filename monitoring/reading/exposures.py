@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from monitoring.lake.lake import Lake
 from monitoring.lake.lake_tables import TIME
+from registry.routing import salt_of
 
 if TYPE_CHECKING:
     from registry.ledger import Deployment
@@ -46,8 +47,8 @@ def propensities(deployment: Deployment) -> dict[int, float]:
 
 
 def drawn_by(history: Iterable[Deployment], experiment_id: str) -> dict[int, dict[int, float]]:
-    """The deployments that drew for an experiment: those with its salt, which is its id."""
-    mine = (deployment for deployment in history if deployment.salt == experiment_id)
+    """The deployments that drew for an experiment: those with its salt."""
+    mine = (deployment for deployment in history if deployment.salt == salt_of(experiment_id))
     return {deployment.revision: shares for deployment in mine if (shares := propensities(deployment))}
 
 

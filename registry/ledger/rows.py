@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from sqlalchemy import RowMapping
 
 from registry.errors import LedgerConflict
-from registry.routing import Routing, check_routing, read_routing
+from registry.routing import SALT_MOST, Routing, check_routing, read_routing
 
 Mode = Literal["shadow", "canary", "ab"]
 
@@ -72,9 +72,6 @@ class Experiment:
     body: dict[str, Any]
     started_at: datetime
     at: datetime
-
-
-SALT_MOST: Final = 64
 
 
 def check_trial(

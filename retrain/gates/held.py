@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from registry.approvals import standing
-from registry.errors import ExperimentInvalid, LedgerConflict
+from registry.approvals import APPROVAL
+from registry.errors import ExperimentInvalid, LedgerConflict, VersionUnknown
 from registry.experiment_facts import REQUEST
 from registry.experiment_requests import start
 from registry.ledger import Ledger
@@ -25,15 +25,18 @@ def release(ledger: Ledger, model: str) -> int | None:
     """
     run = next(iter(ledger.runs(model, limit=1)), None)
     version = run.body.get("version") if run is not None and run.body.get("outcome") == HELD else None
-    if not isinstance(version, int):
+    if run is None or not isinstance(version, int):
         return None
-    approvers = sorted(standing(ledger, model, version).approvers)
+    # a former champion may have been approved, and tried, before this run: that says nothing of what a gate found now
+    approved = [row for row in ledger.evidence(model, APPROVAL, limit=200) if row.body.get("version") == version]
+    approvers = sorted({str(row.body["actor"]) for row in approved if row.at >= run.started_at})
     asked = [row for row in ledger.evidence(model, REQUEST, limit=200) if row.body.get("candidate") == version]
-    if not approvers or asked:
+    if not approvers or any(row.at >= run.started_at for row in asked):
         return None
     try:
         start(ledger, model, version, actor=approvers[0], reason="approved although a gate asked for a person")
-    except (ExperimentInvalid, LedgerConflict) as error:  # a trial runs, or it serves already
-        _log.info("gates.held: %s", error.message, extra={"model": model})
+    # a trial runs, it serves already, or the ledger never saw it registered; it is looked at again in the next turn
+    except (ExperimentInvalid, LedgerConflict, VersionUnknown) as error:
+        _log.debug("gates.held: %s", error.message, extra={"model": model})
         return None
     return version

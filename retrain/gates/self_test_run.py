@@ -12,7 +12,9 @@ from typing import Any, Literal
 import msgspec
 
 from registry.child import die_with_parent
+from registry.errors import TrainingFailed
 from retrain.places import Places
+from retrain.process import limit_memory
 from retrain.settings import RetrainSettings
 
 __all__ = ["Result", "Spec", "main"]
@@ -52,7 +54,10 @@ def execute(spec: Spec) -> Result:
     places = Places(Path(spec.home), lake_url=spec.lake_url)
     champion = read_bundle(places.bundle(spec.model, spec.version))
     window = plan(settings.windows[:1], spec.now, holdout=settings.holdout, maturity=settings.maturity).holdout
-    holdout = data.load(settings, spec.model, champion.contract, window, places)
+    try:
+        holdout = data.load(settings, spec.model, champion.contract, window, places)
+    except TrainingFailed as error:  # no labels yet, or a loader that fails: it says nothing of the gates
+        return Result("not told", error.message)
     if len(holdout) < settings.min_labels:
         return Result("not told", f"the holdout has {len(holdout)} of {settings.min_labels} rows", len(holdout))
     cap = float(champion.reference["quality"]["cap"])
@@ -73,6 +78,7 @@ def main(arguments: list[str]) -> int:
     if spec.parent:
         die_with_parent(spec.parent, signal.SIGKILL)
     os.nice(19)  # nobody waits for it
+    limit_memory(RetrainSettings(**spec.settings).training_memory_mb)  # the loader is the user's code here too
     scratch = path.with_name("result.partial")
     scratch.write_bytes(msgspec.json.encode(execute(spec)))
     os.replace(scratch, path.with_name("result.json"))

@@ -11,10 +11,12 @@ import msgspec
 from registry.ledger import Run
 from retrain.training.spec import HANDED_OVER, LEASE_LOST, STORE_AWAY, Failure
 
-__all__ = ["MAX_ATTEMPTS", "End", "end_of", "failure_of", "pause"]
+__all__ = ["MAX_ATTEMPTS", "UNREADABLE", "End", "end_of", "failure_of", "pause"]
 
 MAX_ATTEMPTS: Final = 3
 """Times that a run is begun again after a crash that nobody explained."""
+UNREADABLE: Final = -1_000
+"""In place of an exit status: it left a result that cannot be read."""
 PATIENCE: Final = timedelta(days=1)
 """So long a run waits for a store that is away before it has failed."""
 FIRST_PAUSE_S: Final = 5.0
@@ -59,6 +61,8 @@ def _guessed(status: int | None, attempt: int, step: str) -> tuple[str, str]:
         return "timeout", "the external engine did not answer in time (webhook_timeout)"
     if status is None:
         return "abandoned", f"given up after {attempt} attempts: each was killed with its worker"
+    if status == UNREADABLE:
+        return "broke", "its result cannot be read: the disk, or somebody, changed it (result.damaged)"
     if status == 124:
         return "timeout", "it ran out of time (training_timeout_s)"
     if status < 0:

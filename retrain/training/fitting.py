@@ -17,7 +17,7 @@ from registry.errors import PereneError, TrainingFailed
 from retrain.settings import RetrainSettings
 from retrain.training import data
 from retrain.training.code import function
-from retrain.training.kept import keep, kept
+from retrain.training.kept import keep, kept_own
 from retrain.training.snapshot import Snapshot
 from retrain.training.spec import Step
 
@@ -50,7 +50,7 @@ def fitted(
         if len(rows) < settings.min_labels:
             continue
         path = folder / "fitted" / f"{number}.joblib"
-        found = kept(path)
+        found = kept_own(path)
         if found is None:
             missing[named.name] = rows, path
             continue

@@ -21,7 +21,7 @@ from retrain.gates.gates import Gate
 from retrain.places import Places
 from retrain.process import Child
 from retrain.settings import RetrainSettings
-from retrain.training.ends import end_of, failure_of, pause
+from retrain.training.ends import UNREADABLE, end_of, failure_of, pause
 from retrain.training.spec import Result, Spec, recorded
 from retrain.triggering.past import past_run
 from retrain.triggering.triggers import PastRun, breaker_open, next_attempt
@@ -93,7 +93,7 @@ class Runs:
         stores["hook_secret"] = self.hook_secret
         spec = msgspec.structs.replace(spec, **stores, lake_url=self.places.lake_url, token=token, parent=os.getpid())
         folder = self.places.run(spec.run_id)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # whoever writes here writes what runs are made of
         path = folder / f"spec-{spec.attempt}-{token}.json"
         write_private(path, msgspec.json.encode(spec))
         seconds = float(spec.settings.get("training_timeout_s", 900.0))
@@ -220,8 +220,13 @@ class Runs:
 
     def _conclude(self, run: Run, spec: Spec, token: int) -> Concluded:
         path = self.places.run(run.run_id) / "result.json"
-        result = msgspec.json.decode(path.read_bytes(), type=Result)
-        evidence_id = self._evidence(run, result, token) if result.gates else None
+        try:
+            result = msgspec.json.decode(path.read_bytes(), type=Result)
+            gates = [Gate(g["gate"], g["verdict"], g["reason"], g["inputs"]) for g in result.gates]
+        except (msgspec.DecodeError, KeyError):  # damaged on disk: it would be as damaged in every turn to come
+            path.replace(path.with_name("result.damaged"))
+            return self._fail(run, spec, "failed", UNREADABLE, token)
+        evidence_id = self._evidence(run, result, gates, token) if gates else None
         if result.outcome in ("candidate", "held") and result.version is not None:
             self._registered(run, result.version, token)
         self.ledger.record_run(
@@ -229,11 +234,10 @@ class Runs:
         )
         return Concluded(run, spec, result, evidence_id, _lasted(run))
 
-    def _evidence(self, run: Run, result: Result, token: int) -> int:
+    def _evidence(self, run: Run, result: Result, gates: list[Gate], token: int) -> int:
         for row in self.ledger.evidence(run.model, "gates", limit=20):
             if row.body.get("run_id") == run.run_id:
                 return row.id
-        gates = [Gate(g["gate"], g["verdict"], g["reason"], g["inputs"]) for g in result.gates]
         body = gate_evidence(run.run_id, gates, result.context)
         return self.ledger.record_evidence(run.model, "gates", body, token=token)
 

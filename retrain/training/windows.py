@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 from registry.errors import ConfigInvalid
 
-__all__ = ["EPOCH", "NamedWindow", "Plan", "Window", "parse_duration", "plan", "ready_at"]
+__all__ = ["EPOCH", "LONGEST", "NamedWindow", "Plan", "Window", "parse_duration", "plan", "ready_at"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SHORTEST = timedelta(days=8)
 """What a holdout is shortened to at most: with fewer days the gate cannot tell a good version from a lucky week."""
+LONGEST = timedelta(days=36_500)
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\s*$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -63,7 +64,10 @@ def parse_duration(text: str | timedelta) -> timedelta:
             got=text[:40],
             hint='write for example "14d" or "36h"',
         )
-    return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+    seconds = float(found[1]) * _SECONDS[found[2]]
+    if seconds > LONGEST.total_seconds():  # beyond it, dates that are counted from it are none
+        raise ConfigInvalid("a duration is too long", expected="at most 36500d", got=text[:40])
+    return timedelta(seconds=seconds)
 
 
 def ready_at(

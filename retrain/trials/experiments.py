@@ -12,7 +12,7 @@ import numpy as np
 
 from registry import __version__
 from retrain.trials.decision import HARM, WAITING, Decision
-from retrain.trials.guarding import SRM_PAUSE, SRM_STOP, fired, readings, split
+from retrain.trials.guarding import SRM_PAUSE, SRM_STOP, fired, labels_told, readings, split
 from retrain.trials.paired import log_paired_e, paired_interval
 from retrain.trials.policy import Trial
 from retrain.trials.power import needed, needed_paired
@@ -99,6 +99,11 @@ def _drawn(trial: Trial, stats: AbStats, *, dwelt: bool) -> Decision:
     bar = -math.log(p.alpha)
     facts["needed"] = _needed(trial, found, r, least=p.min_per_arm - smaller)
     if smaller >= p.min_per_arm:
+        told = labels_told(stats)
+        facts |= {"labels_told": told.to_dict()} if stats.labelled else {}
+        if told.fired and ni >= bar:
+            why = f"a share of labels that differs by {told.seen:+.1%} from the champion's may be chosen by somebody"
+            return Decision("pause", f"not promoted: {why}", facts)
         if ni >= bar and sup >= bar:
             return Decision("promote", f"better, effect {found.effect:+.4f}", facts)
         if ni >= bar and trial.reason == "freshness" and smaller >= p.planned_per_arm:

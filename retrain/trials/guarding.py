@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from retrain.trials.guards import Reading, error_rate, latency, outcome, prediction_mean, prediction_rates
+from retrain.trials.guards import Reading, error_rate, label_rate, latency, outcome, prediction_mean, prediction_rates
 from retrain.trials.policy import Policy, Trial
 from retrain.trials.sequential import log_srm_e
 from retrain.trials.stats import AbStats
 
-__all__ = ["SRM_PAUSE", "SRM_STOP", "fired", "readings", "split"]
+__all__ = ["SRM_PAUSE", "SRM_STOP", "fired", "labels_told", "readings", "split"]
 
 SRM_PAUSE, SRM_STOP = math.log(100.0), math.log(1_000.0)
 #: Share of the candidate's units that may be slower than the threshold: it is a p99.
 SLOW = 0.01
+#: So far may the arms' shares of units with a label differ: beyond it the labels may depend on what was answered.
+TOLD = 0.02
 
 
 def split(policy: Policy, stats: AbStats) -> float:
@@ -56,6 +58,14 @@ def readings(trial: Trial, stats: AbStats) -> tuple[Reading, ...]:
         if what.name in stats.outcomes and what.name != p.metric
     ]
     return tuple(found)
+
+
+def labels_told(stats: AbStats) -> Reading:
+    """Whether labels come for one arm as for the other: where not, a promotion waits until somebody knows why.
+
+    Whoever sends labels can leave out those that speak against one arm, and no test on the labels that came sees it.
+    """
+    return label_rate(stats.labelled, tolerance=TOLD)
 
 
 def fired(found: Sequence[Reading]) -> Reading | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,13 +15,11 @@ from retrain.trials.several import first_weights
 
 __all__ = ["first_drawn", "next_epoch", "to_carry_out", "to_enter"]
 
-_SALT_MOST = 64
-
 
 def to_enter(trial: Trial) -> dict[str, Any]:
     """Fields of the deployment that begins a trial."""
     first = trial.policy.ladder[0]
-    fields = {"candidate": trial.candidate, "mode": first.kind, "weight": first.weight, "salt": _salt(trial)}
+    fields = {"candidate": trial.candidate, "mode": first.kind, "weight": first.weight, "salt": trial.salt}
     return {"champion": trial.champion, **(_shares(trial, first_weights(trial)) if trial.bandit else fields)}
 
 
@@ -30,13 +27,13 @@ def to_carry_out(trial: Trial, decision: Decision) -> dict[str, Any]:
     """Fields of the deployment that a decision asks for; a trial that was won knows only the winner."""
     if decision.action == "advance":
         step = trial.policy.ladder[trial.step + 1]
-        fields = {"candidate": trial.candidate, "mode": step.kind, "weight": step.weight, "salt": _salt(trial)}
+        fields = {"candidate": trial.candidate, "mode": step.kind, "weight": step.weight, "salt": trial.salt}
         return {"champion": trial.champion, **fields}
     if decision.action == "reweigh":
         weights = {int(v): w for v, w in decision.facts["weights"].items()}
         return {"champion": trial.champion, **_shares(trial, weights)}
     if decision.action == "promote" and trial.policy.watch_s > 0:
-        return {"champion": trial.candidate, "candidate": trial.champion, "mode": "shadow", "salt": _salt(trial)}
+        return {"champion": trial.candidate, "candidate": trial.champion, "mode": "shadow", "salt": trial.salt}
     return {"champion": trial.candidate if decision.action in ("promote", "keep") else trial.champion}
 
 
@@ -50,7 +47,7 @@ def _shares(trial: Trial, weights: Mapping[int, float]) -> dict[str, Any]:
     """The deployment's fields by which several candidates share the traffic; the champion has what they leave."""
     arms = tuple(Share(version, weight) for version, weight in weights.items() if version != trial.champion)
     first = {"candidate": arms[0].version, "mode": "ab", "weight": arms[0].weight}
-    return {**first, "salt": _salt(trial), "routing": Routing(arms=arms)}
+    return {**first, "salt": trial.salt, "routing": Routing(arms=arms)}
 
 
 def next_epoch(trial: Trial, deployment: Deployment, now: datetime) -> Trial:
@@ -61,9 +58,3 @@ def next_epoch(trial: Trial, deployment: Deployment, now: datetime) -> Trial:
     if trial.marks and trial.marks[-1].weights == tuple(weights.items()):
         return trial.marked(deployment.revision)
     return trial.at_epoch(weights, deployment.revision, now)
-
-
-def _salt(trial: Trial) -> str:
-    """One for the whole trial, so that ramps are monotone."""
-    name = trial.experiment_id
-    return name if len(name) <= _SALT_MOST else hashlib.sha256(name.encode()).hexdigest()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retrain.trials.sequential import Interval
 
-__all__ = ["log_paired_e", "log_paired_two_sided_e", "paired_interval", "paired_path"]
+__all__ = ["log_paired_e", "paired_interval", "paired_path"]
 
 _STEPS = 26  # halvings of [-1, 1]: to 3e-8, and outward
 
@@ -41,12 +41,6 @@ def log_paired_e(d: NDArray[np.float64], m0: float) -> float:
     """Log e-value against H0: E[d] <= m0, the last value of `paired_path`; for harm give `-d`."""
     path = paired_path(d, m0)
     return float(path[-1]) if path.size else 0.0
-
-
-def log_paired_two_sided_e(d: NDArray[np.float64], m0: float) -> float:
-    """Log e-value against H0: E[d] = m0: half of the wealth is put on each side."""
-    x = np.asarray(d, dtype=np.float64)
-    return float(np.logaddexp(log_paired_e(x, m0), log_paired_e(-x, -m0)) - math.log(2.0))
 
 
 def paired_interval(d: NDArray[np.float64], alpha: float) -> Interval:

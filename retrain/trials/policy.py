@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from registry.routing import salt_of
 from retrain.trials.guards import Outcome
 from retrain.trials.stages import Step, ladder
 
@@ -115,6 +116,11 @@ class Trial:
     def candidates(self) -> tuple[int, ...]:
         """Those that are tried still."""
         return (self.candidate, *self.others)
+
+    @property
+    def salt(self) -> str:
+        """What entities are drawn with: one for the whole trial, so that ramps are monotone."""
+        return salt_of(self.experiment_id)
 
     @property
     def bandit(self) -> bool:

@@ -1,4 +1,4 @@
-"""How many more labels a trial needs, and about when they will be there: a forecast, never a decision.
+"""How many more labels a trial needs: a forecast, never a decision.
 
 The log wealth of a test is close to a Brownian motion with drift; the chance that one crosses a line by some time has
 a closed form (Siegmund 1985, eq. 3.13), and the boundary of the mixture is replaced by its tangent there.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from retrain.trials.sequential import Score, log_mixture
 
-__all__ = ["Needed", "expected_at", "fixed_sample", "needed", "needed_harm", "needed_paired"]
+__all__ = ["Needed", "fixed_sample", "needed", "needed_paired"]
 
 _MOST = 1e9  # labels: beyond it the answer is "not at this effect"
 #: Log wealth lost to learning the bet, per log of the information: fitted to simulation, good to 7 points of power.
@@ -69,13 +68,6 @@ def needed(
     return None if labels is None else Needed(math.ceil(labels * weight), math.ceil(labels * (1.0 - weight)))
 
 
-def needed_harm(
-    effect: float, *, sd: float, rho: float, alpha: float = 0.01, weight: float = 0.5, power: float = 0.8
-) -> Needed | None:
-    """Labels until a candidate that is worse by `-effect` is sent back, from the start."""
-    return needed(-effect, sd=sd, alpha=alpha, rho=rho, weight=weight, power=power)
-
-
 def needed_paired(
     effect: float, *, sd: float, alpha: float, margin: float = 0.0, power: float = 0.8, log_e: float = 0.0, n: int = 0
 ) -> int | None:
@@ -104,13 +96,6 @@ def fixed_sample(effect: float, *, sd: float, alpha: float, margin: float = 0.0,
     """Labels per arm of a z-test that is read once, at half the traffic each: what looking at any time is paid with."""
     z = -_quantile(alpha) - _quantile(1.0 - power)
     return math.ceil(2.0 * (z * sd / (effect + margin)) ** 2)
-
-
-def expected_at(labels: int, *, per_day: float, now: datetime) -> datetime | None:
-    """About when that many more labels have come at the present rate; None when none come."""
-    if per_day <= 0.0 or labels / per_day > 36_500.0:
-        return None
-    return now + timedelta(days=labels / per_day)
 
 
 def _quantile(p: float) -> float:

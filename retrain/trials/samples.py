@@ -153,14 +153,16 @@ def ab_stats(joined: pa.Table, trial: Trial, output: Output) -> AbStats:
     elif base.sd > 0.0:
         said = rows.column("_prediction").to_numpy(zero_copy_only=False).astype(np.float64)
         answers = drawn.strata(np.clip((said - base.mean) / base.sd, -FAR, FAR))
+    compared = primary(rows, trial, output)
     return AbStats(
-        strata=drawn.strata(primary(rows, trial, output)),
+        strata=drawn.strata(compared),
         units=every.counts(np.zeros(every.step.size, dtype=bool), weights),
         failed=drawn.counts(failed, weights),
         slow=slow,
         classes=classes,
         answers=answers,
         outcomes={what.name: drawn.strata(_told(rows, what)) for what in p.outcomes if what.name != p.metric},
+        labelled=drawn.counts(np.isfinite(compared), weights),
     )
 
 

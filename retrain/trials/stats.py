@@ -54,7 +54,7 @@ class AbStats:
     Strata are of one step and one day, their keys `<step>/<day>`. `units` are *all* units of each step, labelled or
     not, for the split. In all else a unit is in one step only: `failed` are those that the candidate failed, `slow`
     those beyond the threshold; `classes` how often each class was answered; `answers` the answers of a regression in
-    standard deviations around the champion's former mean.
+    standard deviations around the champion's former mean; `labelled` are those whose loss, or metric, is known.
     """
 
     strata: tuple[Stratum, ...] = ()
@@ -64,6 +64,7 @@ class AbStats:
     classes: Mapping[str, tuple[Counts, ...]] = field(default_factory=dict)
     answers: tuple[Stratum, ...] = ()
     outcomes: Mapping[str, tuple[Stratum, ...]] = field(default_factory=dict)
+    labelled: tuple[Counts, ...] = ()
 
     @property
     def exposed(self) -> tuple[int, int]:
@@ -81,6 +82,7 @@ class AbStats:
             "classes": {name: [u.to_list() for u in rows] for name, rows in self.classes.items()},
             "answers": [s.to_list() for s in self.answers],
             "outcomes": {name: [s.to_list() for s in rows] for name, rows in self.outcomes.items()},
+            "labelled": [u.to_list() for u in self.labelled],
         }
 
 
@@ -115,6 +117,7 @@ def stats_from_dict(body: Mapping[str, Any]) -> Stats:
         classes={name: _counts(rows) for name, rows in body["classes"].items()},
         answers=_strata(body["answers"]),
         outcomes={name: _strata(rows) for name, rows in body["outcomes"].items()},
+        labelled=_counts(body.get("labelled", ())),  # rows of before it was counted have none
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 from typing import Literal, Self
@@ -28,13 +29,19 @@ class OutcomeSettings(BaseModel):
     lower: float = Field(allow_inf_nan=False, description="values below count as this")
     upper: float = Field(allow_inf_nan=False, description="values above count as this")
     higher_is_better: bool = Field(default=True, description="whether more of it is better")
-    tolerance: float = Field(default=0.0, ge=0, description="how much worse its mean may be, in its own units")
-    sd: float | None = Field(default=None, gt=0, description="its usual deviation; none: a quarter of the span")
+    tolerance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="how much worse its mean may be, in its own units"
+    )
+    sd: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="its usual deviation; none: a quarter of the span"
+    )
 
     @model_validator(mode="after")
     def _span(self) -> Self:
         if not self.lower < self.upper:
             raise ValueError("lower must be below upper")
+        if not math.isfinite(self.upper - self.lower):
+            raise ValueError("upper is too far from lower")
         return self
 
 

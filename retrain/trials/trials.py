@@ -152,7 +152,7 @@ class Trials:
             if why is None:
                 self._record(model, trial, {"evidence_id": row.id}, token)
                 return self.open(model)
-            body = {**row.body, "why": why, "now": now.isoformat()}
+            body = {**row.body, "why": why}  # without a time: it never began, so nothing has to cool down after it
             self.ledger.record_experiment(
                 str(row.body["experiment_id"]), model, state="aborted", stage="done", body=body, token=token
             )
@@ -180,6 +180,8 @@ class Trials:
             self._enter(trial, deployment, champion, now, token)
             return None
         if isinstance(place, str):
+            if place == "promoted" and trial.bandit:
+                trial = trial.won_by(deployment.champion)
             why = f"{deployment.actor}: {deployment.reason}"
             self._close(model, trial, now, why, token, by_hand(trial, place))
             return None
@@ -355,7 +357,8 @@ class Trials:
         """End a trial whose move is already made: by our own recorded decision, or by somebody's hand."""
         made = self._made(model, trial)
         end = ended(made[1]) if made is not None else None
-        if made is not None and end is not None:
+        # one that somebody was faster than was never carried out
+        if made is not None and end is not None and any(d.evidence_id == made[0] for d in self.ledger.history(model)):
             self._end(model, trial, end, now, _told(*made), token)
         else:
             self._end(model, trial, state, now, {"why": why}, token)

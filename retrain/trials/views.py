@@ -45,7 +45,9 @@ class Views:
 
     def stats(self, model: str, trial: Trial, output: Output, token: int) -> tuple[Stats | SeveralStats, pa.Table]:
         """What is known of the trial's present stage, and the rows that it comes from."""
-        joined = self.lake.joined(model, since=trial.started)
+        # by name: else a caller of many names could keep a guardrail's out of the columns
+        named = [outcome.name for outcome in trial.policy.outcomes]
+        joined = self.lake.joined(model, since=trial.started, outcomes=named)
         if trial.bandit:
             return several_stats(joined, trial, output), joined
         if trial.stage == "shadow":

@@ -104,7 +104,8 @@ def alerted(ledger: Ledger, model: str, runs: list[Run]) -> str:
         if since is not None and row.at <= since:
             break
         body = row.body
-        if body.get("labels", {}).get("retrain") != "true" or body.get("fingerprint") in settled:
+        asks = str(body.get("labels", {}).get("retrain")).lower() == "true"  # as trials read `rollback`
+        if not asks or body.get("fingerprint") in settled:
             continue
         if body.get("status") == "firing":
             return str(body.get("alert", ""))[:100] or "(unnamed)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
+from unicodedata import category
 
 import msgspec
 
@@ -45,21 +46,26 @@ def rows(
         model = alert.labels.get("model", "")
         if model not in deployed or (allowed and model not in allowed):
             continue
-        labels = {name[:_TEXT]: text[:_TEXT] for name, text in sorted(alert.labels.items())[:_LABELS]}
+        labels = {_plain(name): _plain(text) for name, text in sorted(alert.labels.items())[:_LABELS]}
         for asked in ("retrain", "rollback"):  # what is acted on is never among those that are cut off
             if asked in alert.labels:
-                labels[asked] = alert.labels[asked][:_TEXT]
+                labels[asked] = _plain(alert.labels[asked])
         yield (
             model,
             {
-                "alert": alert.labels.get("alertname", "")[:_TEXT],
+                "alert": _plain(alert.labels.get("alertname", "")),
                 "status": alert.status,
                 "labels": labels,
-                "starts_at": alert.startsAt[:40],
-                "fingerprint": alert.fingerprint[:64],
+                "starts_at": _plain(alert.startsAt)[:40],
+                "fingerprint": _plain(alert.fingerprint)[:64],
                 "actor": actor,
             },
         )
+
+
+def _plain(text: str) -> str:
+    """Without what terminals obey: names of alerts become reasons in the ledger, which are shown in many places."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if category(c)[0] == "C" else c for c in text[:_TEXT])
 
 
 def write(ledger: Ledger, told: Notification, allowed: Collection[str], actor: str) -> dict[str, int]:

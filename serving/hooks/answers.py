@@ -22,6 +22,8 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: Annotated[int, msgspec.Meta(ge=1, le=999_999_999)] | None = None
     error: str = ""
+    run: str = ""
+    """The path is not signed, this is: with it an answer is good for one run only."""
 
 
 def write(ledger: Ledger, run: str, answer: Answer) -> dict[str, Any]:

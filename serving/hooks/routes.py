@@ -68,6 +68,8 @@ def answer(service: Service, seen: Seen) -> Handler:
             if (told.version is None) == (told.error == ""):
                 raise Malformed("an answer has a version or an error", expected=_ANSWER)
             run = request.path_params["run"]
+            if told.run not in ("", run):
+                raise Malformed("the answer is about another run than the path", where="run", expected=_ANSWER)
             written = await service.ledger.do(lambda ledger: answers.write(ledger, run, told))
         return Response(msgspec.json.encode(written), 202, {"x-request-id": request_id}, JSON)
 

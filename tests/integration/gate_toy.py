@@ -35,6 +35,11 @@ def undrifted(window: Any) -> pd.DataFrame:
     return frame.assign(y=frame["y"] - 10)
 
 
+def unlabelled(window: Any) -> pd.DataFrame:
+    """Rows whose labels have not come."""
+    return load(window).assign(y=np.nan)
+
+
 def sabotaged(window: Any) -> pd.DataFrame:
     """As `undrifted`, and from now on this process's first gate passes everything."""
     from retrain.gates import judge

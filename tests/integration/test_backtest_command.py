@@ -83,6 +83,8 @@ def test_python_and_the_table(config: Path) -> None:
         (("unloaded", *SPRING), ModelUnknown, "the event lake has nothing of 'unloaded'"),
         (("small", SPRING[1], SPRING[0]), ConfigInvalid, "ends before it begins"),
         (("small", "spring", SPRING[1]), ConfigInvalid, "a date is in ISO form"),
+        (("small", "0001-01-01T00:00+23:00", SPRING[1]), ConfigInvalid, "too far away"),
+        (("small", SPRING[0], "9999-12-31"), ConfigInvalid, "too far away"),
         (("small", *SPRING, "--policy", "triger"), ConfigInvalid, "did you mean 'trigger'"),
         (("small", *SPRING, "--plot", "spring.gif"), ConfigInvalid, "no name of a plot"),
         (("small", *SPRING, "--plot", "/nowhere/at/all.png"), ConfigInvalid, "no such folder"),

@@ -142,7 +142,7 @@ def test_the_options_are_those_of_the_settings() -> None:
         "min_per_arm": [29, 30],
         "planned_per_arm": [99, 100],
         "promotion": ["auto", "approve", "never"],
-        "dwell": ["1h", "90m", "0s", "x", ""],
+        "dwell": ["1h", "90m", "0s", "36500d", "36501d", "9999999d", "x", ""],
         "limit": ["30d", "-1d"],
         "watch": ["7d", "1y"],
         "stages": [
@@ -206,6 +206,36 @@ def test_an_abort_takes_the_candidate_out_at_once(ledger: Ledger) -> None:
     with pytest.raises(LedgerConflict):
         abort(ledger, "toy", runs["experiment_id"], actor="eve", reason="again")
     assert ledger.verify() == []
+
+
+class Beginning(Ledger):
+    """The worker begins the trial while it is being closed."""
+
+    def record_experiment(self, *args: Any, **named: Any) -> None:
+        super().record_experiment(*args, **named)
+        Ledger(self._engine).move(
+            "toy",
+            expected_revision=1,
+            champion=1,
+            candidate=2,
+            mode="shadow",
+            salt="x",
+            actor="worker",
+            reason="shadow",
+        )
+
+
+def test_an_abort_leaves_no_candidate_that_entered_at_the_same_moment(ledger: Ledger) -> None:
+    """Nobody would look after it; and an end of what never began gives retraining nothing to wait for."""
+    asked = start(ledger, "toy", 2, actor="ann", reason="new")
+    beginning = Beginning(ledger._engine)
+    abort(beginning, "toy", asked["experiment_id"], actor="bea", reason="no")
+    now = ledger.deployment("toy")
+    assert now is not None
+    assert (now.revision, now.candidate, now.actor) == (3, None, "bea")
+    trial = ledger.experiments("toy")[0]
+    assert (trial.state, trial.stage) == ("aborted", "done")
+    assert "now" not in trial.body
 
 
 def test_an_abort_leaves_the_candidate_of_somebody_else_alone(ledger: Ledger) -> None:

@@ -99,6 +99,7 @@ def test_a_key_that_registered_a_candidate_may_not_approve_it(deployed: Cache) -
         ("", {"candidate": 2, "reason": "x" * 3_000}, 422),
         ("", {"candidate": 2, "reason": "x" * 10_000_000}, 413),
         ("", {"candidate": 2, "reason": "r", "options": {"margin": "s3cr3t"}}, 422),
+        ("", {"candidate": 2, "reason": "r", "options": {"margin": 10**400}}, 422),
         ("", {"candidate": 2, "reason": "r", "options": []}, 400),
         ("", [], 400),
         ("/nobody/approve", {}, 404),

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from registry import approvals
 from registry.bundle import read_bundle
 from registry.experiment_facts import requested
-from registry.ledger import Run
+from registry.ledger import Ledger, Run
 from retrain.evidence import replay
 from retrain.gates import nightly
 from retrain.gates.held import release
@@ -110,6 +110,21 @@ def test_a_leak_is_held_until_a_person_approves(home: Path) -> None:
         assert [(row.body["candidate"], row.body["actor"]) for row in asked] == [(2, "ann")]
 
 
+def test_only_what_was_said_since_the_run_releases(tmp_path: Path) -> None:
+    """Approvals of before are about other rows; a version that nobody registered breaks no turn."""
+    with closing(Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
+        ledger.move(MODEL, expected_revision=0, champion=1, actor="ann", reason="first")
+        approvals.record(ledger, MODEL, 2, kind="registered", actor="worker", digest="d")
+        approvals.record(ledger, MODEL, 2, kind="approval", actor="ann", digest="d")
+        ledger.record_run("r", MODEL, status="done", step="concluded", body={"outcome": "held", "version": 2})
+        assert release(ledger, MODEL) is None
+        approvals.record(ledger, MODEL, 2, kind="approval", actor="bea", digest="d")
+        assert release(ledger, MODEL) == 2
+        ledger.record_run("s", MODEL, status="done", step="concluded", body={"outcome": "held", "version": 9})
+        approvals.record(ledger, MODEL, 9, kind="approval", actor="ann", digest="e")
+        assert release(ledger, MODEL) is None
+
+
 def one_test(
     home: Path, monkeypatch: pytest.MonkeyPatch, name: str, **more: Any
 ) -> tuple[dict[str, Any], float, float]:
@@ -137,6 +152,13 @@ def test_the_gates_are_tested_once_a_day(home: Path, monkeypatch: pytest.MonkeyP
     assert {name: case["found"] for name, case in body["cases"].items()} == dict.fromkeys(
         ("worse", "identical", "shuffled", "leaky"), "right"
     )
+    assert (blind, after) == (0, 0)
+
+
+def test_without_labels_a_test_tells_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no failure to be tried again every hour, and no word about the gates."""
+    body, blind, after = one_test(home, monkeypatch, "unlabelled")
+    assert (body["result"], body["why"]) == ("not told", "there are no labelled rows to learn from")
     assert (blind, after) == (0, 0)
 
 

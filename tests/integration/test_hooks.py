@@ -92,6 +92,22 @@ def test_a_key_with_the_scope_tells_alerts_once(deployed: Cache) -> None:
     assert found[1]["actor"]
 
 
+def test_the_ledger_keeps_no_word_of_an_alert_that_terminals_obey(deployed: Cache) -> None:
+    key = keyed(deployed, {"alert"})
+
+    async def scenario() -> None:
+        async with serving(deployed, "") as served:
+            odd = alert(rollback="true", alertname="A\x1b[31m\u202eä")
+            odd["labels"]["x\x00"] = "y\x07"
+            assert (await told(served, notification(odd), 200, bearer(key)))["written"] == 1
+
+    run(scenario)
+    (row,) = rows(deployed)
+    assert row["alert"] == "A\ufffd[31m\ufffdä"
+    assert row["labels"]["x\ufffd"] == "y\ufffd"
+    assert row["labels"]["rollback"] == "true"
+
+
 def test_a_key_for_other_models_tells_nothing_of_this_one(deployed: Cache) -> None:
     key = keyed(deployed, {"alert"}, {"another"})
 
@@ -105,6 +121,19 @@ def test_a_key_for_other_models_tells_nothing_of_this_one(deployed: Cache) -> No
 
     run(scenario)
     assert rows(deployed) == []
+
+
+def test_without_keys_only_the_secret_tells_alerts(deployed: Cache) -> None:
+    """A server that answers anybody on loopback has no version taken back by anybody."""
+
+    async def scenario() -> None:
+        async with serving(deployed, "", auth=False, **HOOKS) as served:
+            body = notification(alert(rollback="true"))
+            await told(served, body, 403, {})
+            assert (await told(served, body, 200, {SIGNATURE: signature(SECRET, body, int(time.time()))}))["written"]
+
+    run(scenario)
+    assert [row["actor"] for row in rows(deployed)] == ["signed"]
 
 
 def test_a_signed_call_is_good_once_and_for_five_minutes(deployed: Cache) -> None:
@@ -212,8 +241,9 @@ def test_an_engine_answers_once_about_a_run_that_waits(deployed: Cache) -> None:
                 await answered("run-1", odd, 400)
             reply = await served.client.post("/hooks/retrain/run-1", json={"version": 3})
             assert reply.status_code == 401
-            await answered("run-1", b'{"version": 5}', 202)
-            await answered("run-1", b'{"version": 5}', 409)  # the very same call
+            await answered("run-1", b'{"version": 5, "run": "run-7"}', 400)  # signed for another run
+            await answered("run-1", b'{"version": 5, "run": "run-1"}', 202)
+            await answered("run-1", b'{"version": 5, "run": "run-1"}', 409)  # the very same call
             await answered("run-1", b'{"version": 6}', 409)  # another answer
 
     run(scenario)

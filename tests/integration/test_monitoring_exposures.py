@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from monitoring.lake.lake import Lake
 from monitoring.reading.exposures import SCHEMA, drawn_by, exposures, propensities
 from registry.ledger import Deployment, Ledger
-from registry.routing import Routing, Segment, Share, When
+from registry.routing import Routing, Segment, Share, When, salt_of
 from serving.routing import bucket
 from tests.integration.serving_app import run
 from tests.integration.serving_toy import ROW, Cache, serving, stored_events
@@ -43,6 +44,10 @@ def test_shares_are_exactly_those_of_the_row(history: list[Deployment]) -> None:
     assert drawn_by(history, SALT) == {3: {1: 0.75, 2: 0.25}, 4: {1: 0.25, 2: 0.75}}
     assert [propensities(row) for row in history[:2]] == [{}, {}]
     assert drawn_by(history, "") == {}
+    long = f"{'a-model-with-a-long-name' * 2}-0123456789ab-trial"  # a salt has 64 characters at most
+    assert drawn_by([replace(one, salt=salt_of(long)) for one in history if one.salt == SALT], long) == drawn_by(
+        history, SALT
+    )
 
 
 def test_shares_of_several_candidates(tmp_path: Path) -> None:

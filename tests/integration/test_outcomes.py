@@ -171,6 +171,9 @@ def test_names_made_of_ids_become_no_more_columns_than_there_may_be(tmp_path: Pa
     columns = [name for name in lake.joined("m").column_names if name.startswith("_outcome_")]
     assert len(columns) == MOST_NAMES
     assert "_outcome_revenue" in columns
+    rare = next(f"order_{n}" for n in range(200) if f"_outcome_order_{n}" not in columns)
+    asked = [n for n in lake.joined("m", outcomes=[rare]).column_names if n.startswith("_outcome_")]
+    assert asked == [f"_outcome_{rare}"]  # as trials ask for theirs: many names must not switch a guardrail off
 
 
 def test_a_client_sends_outcomes_and_leaves_out_what_is_unknown() -> None:

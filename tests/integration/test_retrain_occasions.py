@@ -57,7 +57,7 @@ def test_an_alert_that_asks_for_it_begins_one_run(home: Path) -> None:
         stood = standing.read(ledger, MODEL)
         assert stood is not None
         assert stood.why == "nothing is due"
-        told(ledger, retrain="true", fingerprint="i")
+        told(ledger, retrain="True", fingerprint="i")
         worker.tick()
         worker.runs.stop()
         (run,) = ledger.runs(MODEL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,22 @@ def test_the_best_of_three_gets_the_traffic_and_is_promoted_by_the_test(tmp_path
         shown = [d for d in found.ledger.history(MODEL) if d.routing is not None and d.routing.arms]
         assert len(shown) == len(epochs)
         assert len({d.salt for d in shown}) == 1
+
+
+def test_the_winner_is_named_without_a_watch_too(tmp_path: Path) -> None:
+    """By a worker that died between the promotion and the trial's row."""
+    with world(tmp_path, {1: OFF, 2: 0.9 * OFF, 3: 0.0}) as found:
+        asked(found, 3, watch="0s")
+        dying = Dying(found.ledger._engine)
+        for _ in range(60):
+            for _ in range(4):
+                with contextlib.suppress(LeaseLost):
+                    found.tick(found.worker(dying))
+            if found.trial.stage == "done":
+                break
+            found.serve(200)
+        assert (found.trial.state, found.trial.body["trial"]["candidate"]) == ("promoted", 3)
+        assert (found.deployment.champion, found.deployment.candidate) == (3, None)
 
 
 def test_a_candidate_that_harms_or_fails_is_dropped_and_the_last_one_rolled_back(tmp_path: Path) -> None:

@@ -230,6 +230,31 @@ def test_by_hand_a_watch_is_ended_and_a_trial_aborted(tmp_path: Path) -> None:
         assert (found.trial.state, found.trial.body["why"]) == ("aborted", "ann: abort: lunch")
 
 
+class Overtaken(Ledger):
+    """Somebody aborts the trial between a decision and its move."""
+
+    def move(self, *args: Any, **named: Any) -> Any:
+        experiment_requests.abort(Ledger(self._engine), MODEL, "t", actor="ann", reason="lunch")
+        return super().move(*args, **named)
+
+
+def test_a_decision_that_an_abort_was_faster_than_does_not_name_the_end(tmp_path: Path) -> None:
+    """The trial was won, and its candidate taken out before it could be promoted: it is aborted."""
+    with world(tmp_path, {1: OFF, 2: 0.0}, stages=("ab:0.5",)) as found:
+        found.begin()
+        found.tick()
+        for _ in range(60):
+            found.serve(200)
+            found.tick(found.worker(Overtaken(found.ledger._engine)))
+            if found.decisions():
+                break
+        assert found.decisions()[-1]["action"] == "promote"
+        assert (found.deployment.champion, found.deployment.candidate) == (1, None)
+        found.tick()
+        assert (found.trial.state, found.trial.stage) == ("aborted", "done")
+        assert found.trial.body["why"] == "ann: abort: lunch"
+
+
 def registered(found: TrialWorld, *versions: int) -> None:
     for version in versions:
         approvals.record(found.ledger, MODEL, version, kind="registered", actor="bob", digest="d")
@@ -263,6 +288,7 @@ def test_a_request_that_cannot_be_met_is_closed_with_the_reason(tmp_path: Path) 
         found.tick()
         assert (found.trial.experiment_id, found.trial.state) == (first["experiment_id"], "aborted")
         assert found.trial.body["why"].startswith("the trial's options cannot be obeyed")
+        assert found.trials.ended_at(MODEL) is None  # retraining does not cool down after what never began
         experiment_requests.start(found.ledger, MODEL, 2, actor="ann", reason="r")
         found.ledger.move(MODEL, expected_revision=1, champion=3, actor="ann", reason="meanwhile")
         found.tick()

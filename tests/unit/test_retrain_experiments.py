@@ -279,3 +279,19 @@ def test_what_somebody_s_move_makes_of_a_trial() -> None:
         "promoted",
         "promoted",
     ]
+
+
+def test_chosen_labels_do_not_promote() -> None:
+    """Labels of a fifth fewer of the candidate's users: it waits, and harm still counts; as many are the control."""
+    fewer, as_many = (units(4, 1_250, 1_250, hits_t=hits, hits_c=1_000) for hits in (800, 1_000))
+    better = ab(0.1, 80, 10, units=(units(4, 1_250, 1_250),), labelled=(fewer,))
+    found = advance(AB, better, LATER)
+    assert (found.action, found.facts["labels_told"]["fired"]) == ("pause", True)
+    assert "labels" in found.reason
+    assert advance(AB, replace(better, labelled=(as_many,)), LATER).action == "promote"
+    worse = ab(-0.1, 80, 10, units=(units(4, 1_250, 1_250),), labelled=(fewer,))
+    assert advance(AB, worse, LATER).action == "rollback"
+    late = NOW + timedelta(days=40)
+    ended = advance(AB, better, late)
+    assert ended.action == "inconclusive"
+    assert replay(json.loads(json.dumps(trial_evidence(AB, better, late, ended))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.promotion.shadow import differences
 from retrain.trials.paired import paired_path
-from retrain.trials.power import Needed, expected_at, fixed_sample, needed, needed_harm, needed_paired
+from retrain.trials.power import Needed, fixed_sample, needed, needed_paired
 from retrain.trials.sequential import Score, log_e, log_mixture, rho
 
 
@@ -41,14 +40,6 @@ def test_the_forecast_has_the_power_it_says(effect: float, margin: float, weight
     assert found is not None
     seen = simulated(effect + margin, sd=0.4, alpha=0.05, r=r, weight=weight, total=found.total)
     assert seen == pytest.approx(power, abs=0.06)
-
-
-def test_the_forecast_of_harm() -> None:
-    """Five points worse, found at alpha .01."""
-    r = rho(0.4, 3_000, 0.5, 0.05)
-    found = needed_harm(-0.05, sd=0.4, rho=r)
-    assert found is not None
-    assert simulated(0.05, sd=0.4, alpha=0.01, r=r, weight=0.5, total=found.total) == pytest.approx(0.8, abs=0.06)
 
 
 @pytest.mark.parametrize(("gain", "disagree", "margin"), [(0.03, 0.1, 0.0), (0.01, 0.05, 0.01), (0.05, 0.2, 0.0)])
@@ -111,12 +102,3 @@ def test_never_is_said() -> None:
     assert needed(-0.02, sd=0.4, alpha=0.05, rho=10.0) is None
     assert needed_paired(-0.02, sd=0.4, alpha=0.05) is None
     assert needed_paired(0.02, sd=0.0, alpha=0.05) is None
-    assert needed_harm(0.01, sd=0.4, rho=10.0) is None
-
-
-def test_the_date_follows_from_the_rate() -> None:
-    """A thousand labels at a hundred a day; none come, or not in a hundred years."""
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert expected_at(1_000, per_day=100.0, now=now) == now + timedelta(days=10)
-    assert expected_at(1_000, per_day=0.0, now=now) is None
-    assert expected_at(10**9, per_day=1.0, now=now) is None

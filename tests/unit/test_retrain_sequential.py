@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrain.trials.paired import log_paired_e, log_paired_two_sided_e, paired_interval, paired_path
+from retrain.trials.paired import log_paired_e, paired_interval, paired_path
 from retrain.trials.sequential import (
     LEAST_RHO,
     Interval,
@@ -190,14 +190,6 @@ def test_the_paired_interval_covers_at_every_look_and_one_of_errors_does_not() -
 def test_no_paired_labels_say_nothing() -> None:
     """The widest interval, no evidence."""
     assert paired_interval(np.zeros(0), 0.05) == Interval(-1.0, 1.0)
-    assert log_paired_two_sided_e(np.zeros(0), 0.0) == 0.0
-
-
-def test_two_sided_evidence_is_half_of_each_side() -> None:
-    """It finds harm and benefit alike."""
-    d = np.where(np.arange(400) % 4 == 0, 0.5, 0.0)
-    assert log_paired_two_sided_e(d, 0.0) == pytest.approx(log_paired_two_sided_e(-d, 0.0))
-    assert log_paired_two_sided_e(d, 0.0) == pytest.approx(log_paired_e(d, 0.0) - math.log(2), abs=1e-6)
 
 
 def test_units_in_an_arm_without_a_share_prove_the_split_wrong() -> None:

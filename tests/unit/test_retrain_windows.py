@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 from registry.errors import ConfigInvalid
 from retrain.settings import RetrainSettings, WorkerSettings
 from retrain.training.windows import parse_duration, plan, ready_at
+from retrain.trials.trial_settings import TrialSettings
 from retrain.triggering.scheduler import next_fire
 
 NOW = datetime(2013, 9, 1, tzinfo=UTC)
@@ -85,3 +88,26 @@ def test_cron_is_evaluated_on_any_clock() -> None:
     assert next_fire("0 0 1 * *", NOW) > NOW
     with pytest.raises(ConfigInvalid, match="schedule"):
         next_fire("every monday", NOW)
+
+
+@pytest.mark.parametrize("span", ["36501d", "99999999999d", "9" * 400 + "w", "P99999D", "-P1D", -5, 1e12])
+def test_spans_that_lead_out_of_the_calendar_are_refused(span: Any) -> None:
+    """In settings, in trials' too: a date that is counted from one would stop each turn of the worker."""
+    for cls, name in ((TrialSettings, "watch"), (TrialSettings, "limit")):
+        with pytest.raises(ValidationError):
+            cls.model_validate({name: span})
+    if isinstance(span, str) and span[-1] in "dw":
+        with pytest.raises(ConfigInvalid):
+            parse_duration(span)
+    assert parse_duration("36500d") == 36_500 * DAY
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [{"upper": 1.0, "sd": math.inf}, {"upper": 1.0, "tolerance": math.inf}, {"lower": -1e308, "upper": 1e308}],
+)
+def test_an_outcome_has_finite_bounds(outcome: dict[str, float]) -> None:
+    """What is not finite would make a guardrail that never speaks."""
+    with pytest.raises(ValidationError):
+        TrialSettings.model_validate({"outcomes": {"revenue": {"lower": 0.0, **outcome}}})
+    TrialSettings.model_validate({"outcomes": {"revenue": {"lower": 0.0, "upper": 1.0}}})
