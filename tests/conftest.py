@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
+# timings never decide a test: the first example of one may import what the others find loaded
+settings.register_profile("perene", deadline=None)
+settings.load_profile("perene")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 # read when numpy and the tree libraries are loaded: on few cores their threads wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
