@@ -145,25 +145,23 @@ def _answer(contract: Contract) -> dict[str, Any]:
 
 
 def _label(contract: Contract) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": ["prediction_id"],
-        "anyOf": [{"required": ["label"]}, {"required": ["outcomes"]}],
-        "properties": {
-            "prediction_id": {"type": "string", "format": "uuid"},
-            "label": _value(contract),
-            "outcomes": {
-                "type": "object",
-                "description": "numbers by name that came of the prediction; of each name the one told last counts",
-                "minProperties": 1,
-                "maxProperties": MOST_OUTCOMES,
-                "propertyNames": {"pattern": "^[a-z][a-z0-9_]{0,39}$"},
-                "additionalProperties": {"type": "number"},
-                "example": {"revenue": 12.5},
-            },
-            "at": {"type": ["string", "null"], "format": "date-time"},
+    properties = {
+        "prediction_id": {"type": "string", "format": "uuid"},
+        "label": _value(contract),
+        "outcomes": {
+            "type": "object",
+            "description": "numbers by name that came of the prediction; of each name the one told last counts",
+            "minProperties": 1,
+            "maxProperties": MOST_OUTCOMES,
+            "propertyNames": {"pattern": "^[a-z][a-z0-9_]{0,39}$"},
+            "additionalProperties": {"type": "number"},
+            "example": {"revenue": 12.5},
         },
+        "at": {"type": ["string", "null"], "format": "date-time"},
     }
+    # each way in full: beside common properties, generators of clients take the alternatives for "anything"
+    told = ("label", "outcomes")
+    return {"anyOf": [{"type": "object", "required": ["prediction_id", t], "properties": properties} for t in told]}
 
 
 def _results() -> dict[str, Any]:

@@ -165,7 +165,7 @@ def test_where_the_candidate_fails_the_champion_answers(cache: Cache, moody: Pat
             _, body = await ask(served, 7.0)
             assert (body["version"], body["arm"], body["predictions"]) == (2, "candidate", [14.0])
             status, body = await ask(served, CRASH)
-            assert (status, body["version"], body["arm"]) == (200, 1, "champion")
+            assert (status, body["version"], body["arm"]) == (200, 1, "fallback")
             assert body["predictions"] == [3 * CRASH]
 
     run(scenario)
