@@ -20,7 +20,8 @@ def _m1(rows: Rows) -> tuple[str, bool]:
     worst = max(rows, key=lambda row: row["episodes"])
     least = min(row["replicates"] for row in rows)
     where = f"{worst['stream']}, n = {worst['n']}"
-    return f"at most {worst['episodes']:.2f} ({where}); {least} to {_most(rows)} replicates", worst["episodes"] <= 1
+    counted = f"{least}" if least == _most(rows) else f"{least} to {_most(rows)}"
+    return f"at most {worst['episodes']:.2f} ({where}); {counted} replicates", worst["episodes"] <= 1
 
 
 def _most(rows: Rows) -> int:
