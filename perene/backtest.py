@@ -60,13 +60,13 @@ def backtest(
         TrainingFailed: the loader's rows cannot be replayed, or the first version cannot be made.
     """
     from retrain.backtest.history import History
-    from retrain.backtest.plot import check
     from retrain.backtest.policies import chosen
     from retrain.backtest.replay import Asked, first_plan, replay
+    from retrain.plot_name import plot_path
     from retrain.training.windows import Window
 
     if plot is not None:
-        check(plot)
+        plot_path(plot, example="backtest.png")
     settings = settings or load()
     known = settings.models
     watched = known.get(name)

@@ -88,9 +88,9 @@ def show(
     from perene.experiments import experiment
 
     if plot is not None:
-        from perene.experiment_plot import check
+        from retrain.plot_name import plot_path
 
-        check(plot)
+        plot_path(plot, example="trial.png")
     trial = experiment(identifier, settings=load(config, home=home))
     if as_json:
         emit(trial.to_dict(), as_json=True)

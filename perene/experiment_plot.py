@@ -10,42 +10,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 from registry.errors import ConfigInvalid
 from registry.html import escaped
+from retrain.plot_name import plot_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from perene.experiments import Experiment
 
-__all__ = ["check", "inline", "save"]
+__all__ = ["inline", "save"]
 
-KINDS: Final = (".png", ".svg", ".pdf")
 _BLUE, _RED, _GREEN, _GREY = "#2a6f97", "#b04a3a", "#3c7a4a", "#8a8a8a"
 _ENDS: Final = {"promote": _GREEN, "keep": _GREEN, "reject": _RED, "rollback": _RED, "abort": _RED}
-
-
-def check(to: Path | str) -> Path:
-    """The path, if a plot can be saved there.
-
-    Raises:
-        ConfigInvalid: the name ends in no known kind, or there is no such folder.
-    """
-    path = Path(to)
-    if path.suffix.lower() not in KINDS:
-        raise ConfigInvalid(
-            f"'{path.name}' is no name of a plot", where="plot", expected=", ".join(KINDS), hint="name it trial.png"
-        )
-    if not path.parent.is_dir():
-        raise ConfigInvalid("there is no such folder", where=str(path.parent), hint="make it first")
-    return path
 
 
 def save(trial: Experiment, to: Path | str) -> Path:
     """Write the plot of `trial` to `to`.
 
     Raises:
-        ConfigInvalid: as `check`, or the trial was never looked at.
+        ConfigInvalid: as `plot_path`, or the trial was never looked at.
     """
-    path = check(to)
+    path = plot_path(to, example="trial.png")
     if not trial.looks:
         raise ConfigInvalid(
             f"trial {trial.id} was never looked at: there is nothing to plot",

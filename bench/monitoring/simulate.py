@@ -16,8 +16,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from bench.figures import Rows
 from bench.monitoring import claims, streams, usual_rules
-from bench.monitoring.keep import FILE, Rows, keep
+from bench.monitoring.keep import FILE, keep
 from bench.monitoring.replayed import same_state
 
 FULL, THIN = 200, 10

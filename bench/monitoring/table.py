@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.figures import Bar, Rows, claims, known, write
 from bench.monitoring.keep import FILE
 
 PAGE = Path("docs/drift-evidence.md")
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-Rows = Sequence[Mapping[str, Any]]
-Bar = tuple[str, str, Callable[[Rows], tuple[str, bool]]]
 
 
 def _m1(rows: Rows) -> tuple[str, bool]:
@@ -106,18 +103,6 @@ BARS: dict[str, Bar] = {
 }
 
 
-def claims(known: Mapping[str, Any]) -> list[str]:
-    """Every claim with its bar and its figure."""
-    lines = ["| | claim | bar | seen | |", "|---|---|---|---|---|"]
-    for name, (what, bar, told) in BARS.items():
-        if name not in known:
-            lines.append(f"| {name.upper()} | {what} | {bar} | not run | |")
-            continue
-        seen, held = told(known[name]["rows"])
-        lines.append(f"| {name.upper()} | {what} | {bar} | {seen} | {'holds' if held else '**missed**'} |")
-    return lines
-
-
 def undrifted(rows: Rows) -> list[str]:
     """M1 in full, beside fixed thresholds of PSI."""
     lines = [
@@ -183,15 +168,15 @@ def missed(rows: Rows) -> list[str]:
     return lines or ["* none."]
 
 
-def real(known: Mapping[str, Any]) -> list[str]:
+def real(kept: Mapping[str, Any]) -> list[str]:
     """What was found in the flights, and what was not in Massachusetts."""
     lines = []
-    for row in known.get("flights", {"rows": []})["rows"]:
+    for row in kept.get("flights", {"rows": []})["rows"]:
         told = "with labels" if row["labels"] else "without labels"
         dated = sorted((finding["at"][:10], kind.replace("_", " ")) for kind, finding in row["first"].items())
         first = [f"{kind} on {day}" for day, kind in dated]
         lines.append(f"* Flights, {told}: {', '.join(first) or 'nothing'}.")
-    for row in known.get("employment", {"rows": []})["rows"]:
+    for row in kept.get("employment", {"rows": []})["rows"]:
         found = Counter(
             f"{f['kind'].replace('_', ' ')} ({', '.join(f.get('flagged', []))}), {f['severity']}"
             for f in row["confirmed"]
@@ -207,23 +192,23 @@ def real(known: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def page(known: Mapping[str, Any]) -> str:
+def page(kept: Mapping[str, Any]) -> str:
     """All tables."""
-    machine = known["m1"]["machine"]
-    parts = ["### The claims", *claims(known), "", "### No drift", *undrifted(known["m1"]["rows"])]
-    if "beside" in known:
-        parts += ["", "### The same rows under other rules", *rules(known["beside"]["rows"])]
-    if "m8" in known:
-        parts += ["", "### Concept drift, from labels", *detectors(known["m8"]["rows"])]
+    machine = kept["m1"]["machine"]
+    parts = ["### The claims", *claims(BARS, kept), "", "### No drift", *undrifted(kept["m1"]["rows"])]
+    if "beside" in kept:
+        parts += ["", "### The same rows under other rules", *rules(kept["beside"]["rows"])]
+    if "m8" in kept:
+        parts += ["", "### Concept drift, from labels", *detectors(kept["m8"]["rows"])]
         parts += [
             "",
             "Streams on which a detector of river has the better F1 (abrupt):",
             "",
-            *missed(known["m8"]["rows"]),
+            *missed(kept["m8"]["rows"]),
         ]
-    parts += ["", "### Real data", *real(known)]
-    if "worker" in known:
-        row = known["worker"]["rows"][0]
+    parts += ["", "### Real data", *real(kept)]
+    if "worker" in kept:
+        row = kept["worker"]["rows"][0]
         parts += [
             "",
             "### Cost",
@@ -240,10 +225,8 @@ def page(known: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Write the page anew between its marks."""
-    known = json.loads(FILE.read_text())
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{page(known)}\n\n{END}{after}")
+    kept = known(FILE)
+    write(PAGE, page(kept))
 
 
 if __name__ == "__main__":

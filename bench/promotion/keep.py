@@ -1,19 +1,14 @@
-"""Figures of the claims, kept one beside the other in bench/results/promotion.json."""
+"""Where the figures of trials are kept."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from bench.serving.machine import RESULTS, facts
+from bench.figures import Rows
+from bench.figures import keep as keep_in
+from bench.serving.machine import RESULTS
 
 FILE = RESULTS / "promotion.json"
-Rows = list[dict[str, Any]]
 
 
 def keep(claim: str, rows: Rows) -> None:
     """Keep the figures of one claim, beside those of the others."""
-    known = json.loads(FILE.read_text()) if FILE.is_file() else {}
-    known[claim] = {"rows": rows, "machine": facts()}
-    text = json.dumps(known, indent=1, sort_keys=True, default=float).replace("Infinity", "null")
-    FILE.write_text(text + "\n")
+    keep_in(FILE, claim, rows)

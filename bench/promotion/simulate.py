@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from bench.figures import Rows
 from bench.promotion import claims
-from bench.promotion.keep import FILE, Rows, keep
+from bench.promotion.keep import FILE, keep
 
 __all__ = ["main"]
 
@@ -56,7 +57,7 @@ def main() -> None:
             keep(claim, rows)
 
 
-def _short(row: dict[str, Any]) -> dict[str, Any]:
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not isinstance(value, list) or len(value) < 10}
 
 

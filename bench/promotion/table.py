@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.figures import Bar, Rows, claims, known, write
 from bench.promotion.keep import FILE
 from bench.promotion.plot import draw
 
 PAGE = Path("docs/promotion-evidence.md")
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-Rows = Sequence[Mapping[str, Any]]
-Told = Callable[[Rows], tuple[str, bool]]
 
 
 def _a1(rows: Rows) -> tuple[str, bool]:
@@ -76,7 +73,7 @@ def _a10(rows: Rows) -> tuple[str, bool]:
     )
 
 
-BARS: dict[str, tuple[str, str, Told]] = {
+BARS: dict[str, Bar] = {
     "a1": ("false promotion of equal models, and of one at the margin", "≤ 5 % each", _a1),
     "a2": ("+2 points on .20 within 24,000 users: not worse; better", "≥ 95 %; ≥ 70 %", _a2),
     "a3": ("−5 points: sent back, after how many treated; an equal model", "≥ 99 %, ≤ 2,000; ≤ 1 %", _a3),
@@ -85,18 +82,6 @@ BARS: dict[str, tuple[str, str, Told]] = {
     "a6": ("difference from an independent implementation (`ville`)", "1e-9", _a6),
     "a10": ("assignment: sticky, ramps let nobody go, split", "100 %, 0, 3 σ", _a10),
 }
-
-
-def claims(known: Mapping[str, Any]) -> list[str]:
-    """Every claim with its bar and its figure."""
-    lines = ["| | claim | bar | seen | |", "|---|---|---|---|---|"]
-    for name, (what, bar, told) in BARS.items():
-        if name not in known:
-            lines.append(f"| {name.upper()} | {what} | {bar} | not run | |")
-            continue
-        seen, held = told(known[name]["rows"])
-        lines.append(f"| {name.upper()} | {what} | {bar} | {seen} | {'holds' if held else '**missed**'} |")
-    return lines
 
 
 def nulls(rows: Rows) -> list[str]:
@@ -113,13 +98,13 @@ def nulls(rows: Rows) -> list[str]:
     return lines
 
 
-def power(known: Mapping[str, Any]) -> list[str]:
+def power(kept: Mapping[str, Any]) -> list[str]:
     """A2 and A3 in full."""
     lines = [
         "| loss | split | +2 points: not worse | better | −5 points: sent back | treated until then, median | 95 % |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for gain, harm in zip(known["a2"]["rows"], known["a3"]["rows"], strict=True):
+    for gain, harm in zip(kept["a2"]["rows"], kept["a3"]["rows"], strict=True):
         shown = f"{_percent(gain['non_inferiority'])} | {_percent(gain['superiority'])} | {_percent(harm['harm'])}"
         treated = f"{harm['median_treated']:,.0f} | {harm['p95_treated']:,.0f}"
         lines.append(f"| {gain['loss']} | {gain['split']} | {shown} | {treated} |")
@@ -173,15 +158,15 @@ def bandits(rows: Rows) -> list[str]:
     return lines
 
 
-def page(known: Mapping[str, Any]) -> str:
+def page(kept: Mapping[str, Any]) -> str:
     """All tables."""
-    machine = known["a1"]["machine"]
-    parts: list[str] = ["### The claims", *claims(known), "", "### Nothing to find", *nulls(known["a1"]["rows"])]
-    parts += ["", "### Something to find", *power(known), "", "### What it costs", *cost(known["cost"]["rows"])]
-    parts += ["", "### Guardrails", *guardrails(known["guardrails"]["rows"])]
-    parts += ["", "### What goes wrong easily", *hostile(known["hostile"]["rows"])]
-    parts += ["", "### Several candidates", *bandits(known["bandits"]["rows"])]
-    parts += ["", f"{known['a1']['rows'][0]['runs']:,} trials each ({known['bandits']['rows'][0]['runs']:,} with a "]
+    machine = kept["a1"]["machine"]
+    parts: list[str] = ["### The claims", *claims(BARS, kept), "", "### Nothing to find", *nulls(kept["a1"]["rows"])]
+    parts += ["", "### Something to find", *power(kept), "", "### What it costs", *cost(kept["cost"]["rows"])]
+    parts += ["", "### Guardrails", *guardrails(kept["guardrails"]["rows"])]
+    parts += ["", "### What goes wrong easily", *hostile(kept["hostile"]["rows"])]
+    parts += ["", "### Several candidates", *bandits(kept["bandits"]["rows"])]
+    parts += ["", f"{kept['a1']['rows'][0]['runs']:,} trials each ({kept['bandits']['rows'][0]['runs']:,} with a "]
     parts[-1] += f"bandit), on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}."
     spaced = []
     for line in parts:
@@ -197,11 +182,9 @@ def _percent(value: float) -> str:
 
 def main() -> None:
     """Write the page anew between its marks, and draw."""
-    known = json.loads(FILE.read_text())
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{page(known)}\n\n{END}{after}")
-    draw(known)
+    kept = known(FILE)
+    write(PAGE, page(kept))
+    draw(kept)
 
 
 if __name__ == "__main__":

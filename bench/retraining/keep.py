@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench.serving.machine import RESULTS, facts
+from bench.figures import keep as keep_in
+from bench.figures import known
+from bench.serving.machine import RESULTS
 from retrain.backtest.result import Backtest, Course
 
 FILE = RESULTS / "retraining.json"
@@ -33,12 +34,10 @@ def _alone() -> Iterator[None]:
 
 
 def _keep(part: str, rows: list[dict[str, Any]], by: str) -> None:
-    known = json.loads(FILE.read_text()) if FILE.is_file() else {}
     fresh = {row[by] for row in rows} if by else set()
-    before = [row for row in known.get(part, {"rows": []})["rows"] if by and row[by] not in fresh]
+    before = [row for row in known(FILE).get(part, {"rows": []})["rows"] if by and row[by] not in fresh]
     rows = sorted([*before, *rows], key=lambda row: row[by]) if by else rows
-    known[part] = {"rows": rows, "machine": facts()}
-    FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    keep_in(FILE, part, rows)
 
 
 def rows_of(found: Backtest, **more: Any) -> list[dict[str, Any]]:

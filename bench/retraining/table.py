@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.figures import Rows, known, write
 from bench.retraining.keep import FILE
 
 PAGE = Path("docs/retraining-evidence.md")
 PICTURE = Path("docs/images/retraining.png")
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 POLICIES = ("never", "cron", "cron+gate", "trigger")
 COLOURS = {"never": "#8a8a8a", "cron": "#b04a3a", "cron+gate": "#c9942e", "trigger": "#2a6f97"}
-Rows = Sequence[Mapping[str, Any]]
 
 
 def of(rows: Rows, policy: str) -> list[Mapping[str, Any]]:
@@ -101,7 +99,7 @@ def quiet(rows: Rows) -> list[str]:
 
 
 def streams(rows: Rows) -> list[str]:
-    """Accuracy on streams of known drift."""
+    """Accuracy on streams of kept drift."""
     lines = ["| stream | " + " | ".join(POLICIES) + " |", "|---|" + "---:|" * len(POLICIES)]
     for kind in dict.fromkeys(row["stream"] for row in rows):
         own = {row["policy"]: row for row in rows if row["stream"] == kind}
@@ -112,10 +110,10 @@ def streams(rows: Rows) -> list[str]:
     return lines
 
 
-def page(known: Mapping[str, Any]) -> str:
+def page(kept: Mapping[str, Any]) -> str:
     """All tables that there are figures for."""
     parts: list[str] = []
-    years = {model: known[model]["rows"] for model in ("flight-time", "flight-late") if model in known}
+    years = {model: kept[model]["rows"] for model in ("flight-time", "flight-late") if model in kept}
     for model, rows in years.items():
         digits = 2 if model == "flight-time" else 4
         parts += [f"### {model}", *policies(rows, digits), "", *months(rows, digits), ""]
@@ -130,24 +128,24 @@ def page(known: Mapping[str, Any]) -> str:
             parts += bars(model, rows)
         parts.append("")
     for model in years:
-        tried = known.get(f"{model}, tried", {"rows": []})["rows"]
+        tried = kept.get(f"{model}, tried", {"rows": []})["rows"]
         if tried:
             digits = 2 if model == "flight-time" else 4
             quarters = ", ".join(str(number) for number in sorted({row["quarter"] for row in tried}))
             parts += [f"### {model}, promoted after a paired trial", *policies(tried, digits), ""]
             parts += [f"Quarters: {quarters}.", ""]
-    if "employment" in known:
-        parts += ["### No drift: employment in Massachusetts", *quiet(known["employment"]["rows"]), ""]
-    if "synthetic" in known:
-        seeds = known["synthetic"]["rows"][0]["seeds"]
+    if "employment" in kept:
+        parts += ["### No drift: employment in Massachusetts", *quiet(kept["employment"]["rows"]), ""]
+    if "synthetic" in kept:
+        seeds = kept["synthetic"]["rows"][0]["seeds"]
         parts += [
             "### Streams of known drift",
-            *streams(known["synthetic"]["rows"]),
+            *streams(kept["synthetic"]["rows"]),
             "",
             f"Accuracy ± its standard error, and deployments in brackets: means of {seeds} streams.",
             "",
         ]
-    machine = next(iter(known.values()))["machine"]
+    machine = next(iter(kept.values()))["machine"]
     parts.append(f"Seen on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}.")
     spaced: list[str] = []
     for line in parts:
@@ -180,12 +178,10 @@ def picture(rows: Rows, to: Path) -> None:
 
 def main() -> None:
     """Write the page anew between its marks, and the picture."""
-    known = json.loads(FILE.read_text())
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{page(known)}\n\n{END}{after}")
-    if "flight-time" in known:
-        picture(known["flight-time"]["rows"], PICTURE)
+    kept = known(FILE)
+    write(PAGE, page(kept))
+    if "flight-time" in kept:
+        picture(kept["flight-time"]["rows"], PICTURE)
 
 
 if __name__ == "__main__":

@@ -6,31 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from registry.errors import ConfigInvalid
+from retrain.plot_name import plot_path
 
 if TYPE_CHECKING:
     from retrain.backtest.result import Backtest
 
-__all__ = ["check", "save"]
+__all__ = ["save"]
 
-KINDS: Final = (".png", ".svg", ".pdf")
 COLOURS: Final = {"never": "#8a8a8a", "cron": "#b04a3a", "cron+gate": "#c9942e", "trigger": "#2a6f97"}
-
-
-def check(to: Path | str) -> Path:
-    """The path, if a plot can be saved there: to be asked before hours of work, not after.
-
-    Raises:
-        ConfigInvalid: the name ends in no known kind, or there is no such folder.
-    """
-    path = Path(to)
-    if path.suffix.lower() not in KINDS:
-        raise ConfigInvalid(
-            f"'{path.name}' is no name of a plot", where="plot", expected=", ".join(KINDS), hint="name it backtest.png"
-        )
-    if not path.parent.is_dir():
-        raise ConfigInvalid("there is no such folder", where=str(path.parent), hint="make it first")
-    return path
 
 
 def save(found: Backtest, to: Path | str) -> Path:
@@ -38,7 +21,7 @@ def save(found: Backtest, to: Path | str) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path = check(to)
+    path = plot_path(to, example="backtest.png")
     figure = Figure(figsize=(9, 5), layout="constrained")  # no pyplot: its state is global and per thread
     FigureCanvasAgg(figure)
     axes, moves = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
