@@ -99,7 +99,7 @@ def quiet(rows: Rows) -> list[str]:
 
 
 def streams(rows: Rows) -> list[str]:
-    """Accuracy on streams of kept drift."""
+    """Accuracy on streams of known drift."""
     lines = ["| stream | " + " | ".join(POLICIES) + " |", "|---|" + "---:|" * len(POLICIES)]
     for kind in dict.fromkeys(row["stream"] for row in rows):
         own = {row["policy"]: row for row in rows if row["stream"] == kind}
