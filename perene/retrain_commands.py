@@ -67,19 +67,20 @@ def _watch(settings: Settings, model: str, since: datetime) -> Run:
     from perene import retraining
     from perene.progress import interruptible
 
-    said, began = "", time.monotonic()
+    said: set[str] = set()
+    began = time.monotonic()
     with interruptible("the run goes on; perene retrain status shows it"):
         for seen in retraining.follow(settings, model, since):
-            if seen.run is None:
-                line = seen.held and f"waiting: {seen.held}"
-                if not line and time.monotonic() - began > retraining.PATIENCE_S:
-                    line = "waiting: no worker has begun it; perene worker runs one"
-            else:
-                line = seen.run.step
-            if line and line != said:
-                rest = f", about {seen.left_s:.0f} s left" if seen.left_s is not None else ""
-                say(f"  {line}{rest}")
-                said = line
+            lines = seen.steps
+            if seen.run is None and seen.held:
+                lines = (f"waiting: {seen.held}",)
+            elif seen.run is None and time.monotonic() - began > retraining.PATIENCE_S:
+                lines = ("waiting: no worker has begun it; perene worker runs one",)
+            for line in lines:
+                if line not in said:
+                    rest = f", about {seen.left_s:.0f} s left" if line == lines[-1] and seen.left_s is not None else ""
+                    say(f"  {line}{rest}")
+                    said.add(line)
         if seen.run is None:
             raise AssertionError("a run that is followed has an end")
         return seen.run

@@ -33,9 +33,13 @@ PATIENCE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One look at a run that is waited for; `run` is None while no worker has begun it."""
+    """One look at a run that is waited for; `run` is None while no worker has begun it.
+
+    `steps` are all that it has begun: between two looks there may be several.
+    """
 
     run: Run | None
+    steps: tuple[str, ...]
     left_s: float | None
     held: str
 
@@ -123,7 +127,7 @@ def follow(settings: Settings, model: str, since: datetime, *, every_s: float = 
             rows = ledger.run_steps(run.run_id) if run is not None else []
             stood = standing.read(ledger, model)
             held = stood.why if run is None and stood is not None and stood.brake else ""
-            yield Seen(run, left(rows, known, datetime.now(UTC)), held)
+            yield Seen(run, tuple(row.step for row in rows), left(rows, known, datetime.now(UTC)), held)
             if run is not None and run.status in ENDS:
                 return
             time.sleep(every_s)

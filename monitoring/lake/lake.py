@@ -1,7 +1,8 @@
 """The event lake: typed Parquet files in folders that DuckDB, Polars and Spark read as they are, on disk or in S3.
 
-`root/model=M/kind=prediction|shadow|label/date=YYYY-MM-DD/<boot>-<first>-<last>[-v<version>].parquet`: the name says
-which spool rows a file holds, so writing the same range again replaces the same files. The date is event time.
+`root/model=M/kind=prediction|shadow|label/date=YYYY-MM-DD/<boot>-<first>-<last>[-v<version>…].parquet`: the name says
+which spool rows a file holds, and of which versions, so writing the same range again replaces the same files. The date
+is event time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from monitoring.intake.blocks import Block, block_of_events
 from monitoring.intake.events import Event, LabelEvent, PredictionEvent
+from monitoring.lake.consumed import version_suffix
 from monitoring.lake.encodings import options
 from monitoring.lake.lake_rows import about
 from monitoring.lake.lake_tables import (
@@ -32,6 +34,7 @@ from monitoring.lake.lake_tables import (
     micros,
     outcome_table,
     prediction_table,
+    together,
     unify,
 )
 from monitoring.lake.outcomes import by_name
@@ -51,8 +54,8 @@ _RANGES = b"perene.ranges"
 """Where a merged file keeps its ranges, in its footer."""
 _LISTINGS = 8
 """How often a reader lists files anew that vanish under it, with pauses that double from 10 ms."""
-_Part = tuple[str, Kind, str, int]
-"""Model, kind, day and version (0 for what is told afterwards) that share one file."""
+_Part = tuple[str, Kind, str]
+"""Model, kind and day, which have one file, or a few."""
 _TOLD: Final = ("label", "outcome")
 """Kinds that come of feedback."""
 
@@ -75,24 +78,28 @@ class Lake:
     ) -> list[Key]:
         """Write one spool range; the files and their names depend on nothing but the arguments.
 
-        Each file appears whole under its name and is synced to disk, with its folder, before this returns.
+        Each file appears whole under its name and is synced to disk, with its folder, before this returns. The versions
+        that answered on one day are in one file, as far as their columns are of one kind: half a range would look like
+        a split of the traffic that nobody asked for.
         """
         parts = _parts(rows)
         newest = {model: contracts[model, version] for model, version in sorted(contracts)}
         written = []
         # predictions before labels: whoever sees a label must find what it is about
         for part in sorted(parts, key=lambda part: (part[1] in _TOLD, part)):
-            model, kind, day, version = part
+            model, kind, day = part
             if kind == "label":
-                table = label_table(parts[part], boot, newest.get(model))
+                files = {"": label_table(parts[part], boot, newest.get(model))}
             elif kind == "outcome":
-                table = outcome_table(parts[part], boot)
+                files = {"": outcome_table(parts[part], boot)}
             else:
-                table = prediction_table(_blocks(parts[part]), boot, contracts.get((model, version)))
-            suffix = "" if kind in _TOLD else f"-v{version}"
-            key = _folder(model, kind) / f"date={day}" / f"{boot}-{first}-{last}{suffix}.parquet"
-            if self._put(key, model, table):
-                written.append(key)
+                blocks = _blocks(parts[part])
+                tables = {n: prediction_table(blocks[n], boot, contracts.get((model, n))) for n in sorted(blocks)}
+                files = {version_suffix(versions): table for versions, table in together(tables)}
+            for suffix, table in files.items():
+                key = _folder(model, kind) / f"date={day}" / f"{boot}-{first}-{last}{suffix}.parquet"
+                if self._put(key, model, table):
+                    written.append(key)
         return written
 
     def _put(self, key: Key, model: str, table: pa.Table) -> bool:
@@ -239,15 +246,14 @@ def _parts(rows: Iterable[tuple[int, Event | Block]]) -> dict[_Part, list[tuple[
     for number, event in rows:
         if isinstance(event, LabelEvent):
             if event.outcomes:
-                parts[event.model, "outcome", _day(event.at), 0].append((number, event))
+                parts[event.model, "outcome", _day(event.at)].append((number, event))
             if event.label is not None or not event.outcomes:
-                parts[event.model, "label", _day(event.at), 0].append((number, event))
+                parts[event.model, "label", _day(event.at)].append((number, event))
         elif isinstance(event, PredictionEvent):
-            kind = _kind(shadow=event.arm == "shadow")
-            parts[event.model, kind, _day(event.at), event.version].append((number, event))
+            parts[event.model, _kind(shadow=event.arm == "shadow"), _day(event.at)].append((number, event))
         else:
             for day, block in _days(event):
-                parts[event.model, _kind(shadow=event.shadow), day, event.version].append((number, block))
+                parts[event.model, _kind(shadow=event.shadow), day].append((number, block))
     return parts
 
 
@@ -265,11 +271,18 @@ def _days(block: Block) -> list[tuple[str, Block]]:
     return [(day, block.only(numbers)) for day, numbers in requests.items()]
 
 
-def _blocks(part: Sequence[tuple[int, Any]]) -> list[Block]:
-    """All of a part as blocks; single events become one."""
-    blocks = [block for _, block in part if isinstance(block, Block)]
-    single = [(number, event) for number, event in part if not isinstance(event, Block)]
-    return blocks + ([block_of_events(single)] if single else [])
+def _blocks(part: Sequence[tuple[int, Any]]) -> dict[int, list[Block]]:
+    """All of a part as blocks, by version; single events of one become one."""
+    found: dict[int, list[Block]] = defaultdict(list)
+    single: dict[int, list[tuple[int, PredictionEvent]]] = defaultdict(list)
+    for number, event in part:
+        if isinstance(event, Block):
+            found[event.version].append(event)
+        else:
+            single[event.version].append((number, event))
+    for version, events in single.items():
+        found[version].append(block_of_events(events))
+    return found
 
 
 def _day(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from monitoring.intake.blocks import Block
 from monitoring.intake.events import LabelEvent, value_text
 from registry.contract import Column, Contract
 
-__all__ = ["Kind", "empty_table", "label_table", "outcome_table", "prediction_table", "unify"]
+__all__ = ["Kind", "empty_table", "label_table", "outcome_table", "prediction_table", "together", "unify"]
 
 Kind = Literal["prediction", "shadow", "label", "outcome"]
 Numbered = tuple[int, Any]
@@ -199,6 +199,25 @@ def prediction_table(blocks: Sequence[Block], boot: str, contract: Contract | No
     return table
 
 
+def together(tables: Mapping[int, pa.Table]) -> list[tuple[list[int], pa.Table]]:
+    """Predictions of several versions in as few tables as lose nothing, by sequence number.
+
+    Integers and floats meet as floats where those hold them all; numbers and text do not meet.
+    """
+    found: list[tuple[list[int], pa.Table]] = []
+    for version, table in tables.items():
+        for place, (versions, whole) in enumerate(found):
+            try:
+                both = pa.concat_tables([whole, table], promote_options="permissive")
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                continue
+            found[place] = [*versions, version], both.take(pc.sort_indices(both.column("_seq")))
+            break
+        else:
+            found.append(([version], table))
+    return found
+
+
 def _versions(blocks: Sequence[Block], name: str) -> pa.Array:
     """A number of each request, null where it has none."""
     parts = (getattr(block, name) or [0] * len(block.rows) for block in blocks)
@@ -239,15 +258,19 @@ def _arrays(meta: dict[str, Any], schema: pa.Schema) -> dict[str, pa.Array]:
 
 
 def unify(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table of several whose columns may differ; integers and floats meet as float, all else as text."""
+    """One table of several whose columns may differ; integers and floats meet as float, all else as text.
+
+    An integer beyond 2^53 is rounded where it meets floats.
+    """
     types: dict[str, set[pa.DataType]] = {}
     for table in tables:
         for field in table.schema:
             if not pa.types.is_map(field.type):  # of one type always, under a name that a file changes
                 types.setdefault(field.name, set()).add(field.type)
-    mixed = {name for name, kinds in types.items() if len(kinds) > 1 and not kinds <= {pa.int64(), pa.float64()}}
+    numbers = {pa.int64(), pa.float64()}
+    mixed = {name: pa.float64() if kinds <= numbers else pa.string() for name, kinds in types.items() if len(kinds) > 1}
     cast = [
-        table.cast(pa.schema([f.with_type(pa.string()) if f.name in mixed else f for f in table.schema]))
+        table.cast(pa.schema([f.with_type(mixed.get(f.name, f.type)) for f in table.schema]), safe=False)
         for table in tables
     ]
     return pa.concat_tables(cast, promote_options="permissive")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from monitoring.lake.consumed import MERGED, spool_range
+from monitoring.lake.consumed import MERGED, spool_range, version_suffix, versions_of
 from monitoring.lake.lake import Key, Lake, Range
 from monitoring.lake.lake_tables import Kind
 
@@ -33,7 +33,7 @@ KINDS: tuple[Kind, ...] = ("prediction", "shadow", "label", "outcome")
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Files of one day, kind and version that are to become one."""
+    """Files of one day, kind and set of versions that are to become one."""
 
     model: str
     kind: Kind
@@ -160,5 +160,4 @@ def _day_of(folder: Key) -> date:
 
 
 def _version(file: Key) -> str:
-    found = re.search(r"-v\d+(?=\.parquet$)", file.name)
-    return found[0] if found else ""
+    return version_suffix(versions_of(file.name))

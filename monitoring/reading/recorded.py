@@ -7,7 +7,6 @@ that stopped goes on after its last row even when upkeep has merged files meanwh
 
 from __future__ import annotations
 
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monitoring.lake.consumed import versions_of
 from monitoring.lake.lake import Key, Lake
 from monitoring.lake.lake_tables import Kind, empty_table, unify
 from monitoring.lake.outcomes import counts, most_frequent
@@ -286,8 +286,7 @@ def day_of(key: Key) -> date:
 
 def recorded_versions(files: Sequence[Key]) -> list[int]:
     """Versions that answered what files of predictions hold, by their names."""
-    found = (re.search(r"-v(\d+)\.parquet$", key.name) for key in files)
-    return sorted({int(name[1]) for name in found if name})
+    return sorted({version for key in files for version in versions_of(key.name)})
 
 
 def _look(file: pq.ParquetFile) -> tuple[list[str], Array, Array, Array]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from monitoring.lake.consumed import versions_of
 from monitoring.lake.lake import Key, Lake
 from monitoring.reading.recorded import day_of, opened, settled
 
@@ -71,10 +72,10 @@ def _day(lake: Lake, model: str, day: date, low: int | None, high: int | None) -
     """One folder of event time, whose rows may have arrived on several days."""
 
     def look() -> dict[_Group, Used]:
-        versions: dict[str, list[Key]] = defaultdict(list)
+        versions: dict[tuple[int, ...], list[Key]] = defaultdict(list)
         for key in lake.files(model, "prediction"):
             if day_of(key) == day and _touches(lake, key, low, high):
-                versions[key.stem.rpartition("-v")[2]].append(key)
+                versions[versions_of(key.name)].append(key)
         total: dict[_Group, Used] = defaultdict(Used)
         for files in versions.values():
             for group, used in _counted(lake, files, low, high):

@@ -170,7 +170,7 @@ def test_a_candidate_of_five_points_more_loss_is_rolled_back_under_load(
     assert load.broken == []
     assert {status for _, _, status, _ in load.answers} == {200}
     assert trial.experiment_id == asked["experiment_id"]
-    assert (trial.state, trial.body["cause"]) == ("rolled_back", "harm")
+    assert (trial.state, trial.body["cause"]) == ("rolled_back", "harm"), (trial.body["why"], trial.body["facts"])
     assert (moved.champion, moved.candidate, moved.actor) == (good, None, "worker")
     with closing(Ledger.open(Places(home).ledger_url)) as ledger:
         bodies = [row.body for row in ledger.evidence(MODEL, "decision")]

@@ -68,12 +68,15 @@ def test_each_unit_is_exposed_once_to_each_arm(
         cache.add(version, bundle)
     entities = [f"e{n}" for n in range(40)]
 
+    def deploy(row: Deployment) -> None:
+        cache.revision = row.revision - 1
+        cache.deploy(1, row.candidate, row.mode, row.weight, salt=row.salt, routing=row.routing)
+
     async def scenario() -> Path:
-        cache.deploy(1)
+        deploy(history[0])  # before the server looks: two states of one revision it would not tell apart
         async with serving(cache, auth=False) as served:
             for row in history:
-                cache.revision = row.revision - 1
-                cache.deploy(1, row.candidate, row.mode, row.weight, salt=row.salt, routing=row.routing)
+                deploy(row)
 
                 async def taken(wanted: int = row.revision) -> bool:
                     return bool(served.app.state.service.table.models["toy"].revision == wanted)

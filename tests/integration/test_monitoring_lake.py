@@ -14,6 +14,7 @@ import pytest
 
 from monitoring.intake.events import Event, LabelEvent, PredictionEvent
 from monitoring.lake.lake import Key, Lake
+from monitoring.lake.storage import Storage
 from monitoring.reading.api import events
 from registry.contract import Column, Contract, Output
 from registry.errors import ModelUnknown
@@ -86,15 +87,55 @@ def test_files_lie_by_model_kind_day_and_version(tmp_path: Path) -> None:
     ]
     written = {str(key) for key in _write(lake, rows)}
     assert written == {
-        "model=m/kind=prediction/date=2026-03-01/boot-1-5-v1.parquet",
+        "model=m/kind=prediction/date=2026-03-01/boot-1-5-v1-v2.parquet",
         "model=m/kind=prediction/date=2026-03-02/boot-1-5-v1.parquet",
-        "model=m/kind=prediction/date=2026-03-01/boot-1-5-v2.parquet",
         "model=m/kind=shadow/date=2026-03-01/boot-1-5-v2.parquet",
         "model=m/kind=label/date=2026-03-01/boot-1-5.parquet",
     }
     assert {str(key) for key in lake.files("m", "prediction")} == {w for w in written if "=prediction" in w}
     assert lake.models() == ["m"]
     assert [path.name for path in tmp_path.rglob(".*")] == []
+
+
+def test_a_reader_sees_both_arms_of_a_range_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at after each file that is written: half of the traffic of a trial would prove its split wrong."""
+    lake, seen = Lake(tmp_path), []
+    write = Storage.write
+
+    def look(storage: Storage, key: Key, body: pa.Buffer) -> None:
+        write(storage, key, body)
+        seen.append(sorted(lake.read("m", "prediction").column("_version").to_pylist()))
+
+    monkeypatch.setattr(Storage, "write", look)
+    _write(lake, [_prediction(n, version=1 + n % 2) for n in range(6)])
+    _write(lake, [_prediction(n, version=1 + n % 2, at=NOON + n * DAY) for n in range(2)], first=7)
+    assert seen[0] == [1, 1, 1, 2, 2, 2]
+    assert len(seen) == 3  # a file a day
+
+
+def test_versions_share_a_file_as_far_as_nothing_is_lost(tmp_path: Path) -> None:
+    """Another column, whole numbers beside fractions: one file. Text beside numbers, what would be rounded: apart."""
+    told = _contract()
+    float_n = tuple(Column("n", "float", nullable=True) if c.name == "n" else c for c in COLUMNS)
+    more = Contract("m", (*float_n, Column("new", "string")), told.output)
+    text = Contract("m", tuple(Column("x", "string") if c.name == "x" else c for c in COLUMNS), told.output)
+    own = [2.0, 0.5, True, "Oslo", "aa", "bb", None]
+    rows: list[Event] = [_prediction(1), _prediction(2, version=2, features=[*own, "added"])]
+
+    lake = Lake(tmp_path / "more")
+    [key] = _write(lake, rows, v2=more)
+    assert key.name == "boot-1-2-v1-v2.parquet"
+    found = lake.read("m", "prediction").select(["_version", "n", "new", "city"]).to_pylist()
+    assert [tuple(row.values()) for row in found] == [(1, 1.0, None, "Oslo"), (2, 0.5, "added", "Oslo")]
+
+    lake = Lake(tmp_path / "text")
+    apart = _write(lake, [rows[0], _prediction(2, version=2, features=["a", *own[1:]])], v2=text)
+    assert [key.name for key in apart] == ["boot-1-2-v1.parquet", "boot-1-2-v2.parquet"]
+
+    lake = Lake(tmp_path / "large")
+    large = _prediction(1, features=[1.0, 2**53 + 1, *own[2:]])
+    assert len(_write(lake, [large, rows[1]], v2=more)) == 2
+    assert lake.read("m", "prediction").column("n").to_pylist() == [float(2**53), 0.5]  # where they meet it is rounded
 
 
 def test_same_range_gives_the_same_bytes(tmp_path: Path) -> None:

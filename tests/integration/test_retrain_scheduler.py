@@ -47,11 +47,13 @@ def test_the_clock_calls_and_stops() -> None:
 
 
 def test_one_leads_and_the_next_takes_over(ledger: Ledger) -> None:
-    a, b = Leader(ledger, "a", 0.5), Leader(ledger, "b", 0.5)
+    a, b = Leader(ledger, "a", 60.0), Leader(ledger, "b", 60.0)
     first = a.claim()
     assert first is not None
     assert b.claim() is None
-    time.sleep(0.6)  # a is stalled beyond its lease
+    a.ttl_s = 0.01
+    assert a.claim() == first
+    time.sleep(0.1)  # a is stalled beyond its lease
     second = b.claim()
     assert second is not None
     assert second > first
