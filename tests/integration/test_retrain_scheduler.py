@@ -110,14 +110,16 @@ def test_no_two_leaders_ever_act_together(ledger: Ledger) -> None:
 
 def test_only_one_of_two_workers_ticks(tmp_path: Path) -> None:
     """The second worker stands by, takes over after the first one stalls, and the first notices."""
-    settings = WorkerSettings(lease_ttl_s=0.6, port=0)
+    settings = WorkerSettings(lease_ttl_s=60.0, port=0)
     one = create_worker(settings, tmp_path, registry=CollectorRegistry())
     two = create_worker(settings, tmp_path, registry=CollectorRegistry())
     try:
         assert one.tick()
         assert not two.tick()
         assert two.gauges.metrics.scheduler_is_leader._value.get() == 0
-        time.sleep(0.8)
+        one.leader.ttl_s = 0.01
+        one.leader.keep()
+        time.sleep(0.1)
         assert two.tick()
         assert not one.tick()
         assert one.gauges.metrics.scheduler_is_leader._value.get() == 0
