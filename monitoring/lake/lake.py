@@ -79,8 +79,8 @@ class Lake:
         """Write one spool range; the files and their names depend on nothing but the arguments.
 
         Each file appears whole under its name and is synced to disk, with its folder, before this returns. The versions
-        that answered on one day are in one file, as far as their columns are of one kind: half a range would look like
-        a split of the traffic that nobody asked for.
+        that answered on one day are in one file: half a range would look like a split of the traffic that nobody asked
+        for.
         """
         parts = _parts(rows)
         newest = {model: contracts[model, version] for model, version in sorted(contracts)}

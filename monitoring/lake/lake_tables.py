@@ -200,16 +200,13 @@ def prediction_table(blocks: Sequence[Block], boot: str, contract: Contract | No
 
 
 def together(tables: Mapping[int, pa.Table]) -> list[tuple[list[int], pa.Table]]:
-    """Predictions of several versions in as few tables as lose nothing, by sequence number.
-
-    Integers and floats meet as floats where those hold them all; numbers and text do not meet.
-    """
+    """Predictions of several versions in one table, by sequence number; in more where an integer would be rounded."""
     found: list[tuple[list[int], pa.Table]] = []
     for version, table in tables.items():
         for place, (versions, whole) in enumerate(found):
             try:
-                both = pa.concat_tables([whole, table], promote_options="permissive")
-            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                both = unify([whole, table], safe=True)
+            except pa.ArrowInvalid:
                 continue
             found[place] = [*versions, version], both.take(pc.sort_indices(both.column("_seq")))
             break
@@ -257,10 +254,11 @@ def _arrays(meta: dict[str, Any], schema: pa.Schema) -> dict[str, pa.Array]:
     }
 
 
-def unify(tables: Sequence[pa.Table]) -> pa.Table:
+def unify(tables: Sequence[pa.Table], *, safe: bool = False) -> pa.Table:
     """One table of several whose columns may differ; integers and floats meet as float, all else as text.
 
-    An integer beyond 2^53 is rounded where it meets floats.
+    Raises:
+        pa.ArrowInvalid: an integer beyond 2^53 meets floats, and shall not be rounded: `safe`.
     """
     types: dict[str, set[pa.DataType]] = {}
     for table in tables:
@@ -270,7 +268,7 @@ def unify(tables: Sequence[pa.Table]) -> pa.Table:
     numbers = {pa.int64(), pa.float64()}
     mixed = {name: pa.float64() if kinds <= numbers else pa.string() for name, kinds in types.items() if len(kinds) > 1}
     cast = [
-        table.cast(pa.schema([f.with_type(mixed.get(f.name, f.type)) for f in table.schema]), safe=False)
+        table.cast(pa.schema([f.with_type(mixed.get(f.name, f.type)) for f in table.schema]), safe=safe)
         for table in tables
     ]
     return pa.concat_tables(cast, promote_options="permissive")

@@ -57,11 +57,12 @@ def floats(table: pa.Table, name: str) -> Floats:
         column = column.cast(pa.int8())
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         # rows of two contracts in one table: the column was, or becomes, text
-        return np.array([_number(text) for text in column.to_pylist()], np.float64)
+        return np.array([text_number(text) for text in column.to_pylist()], np.float64)
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
 
 
-def _number(text: str | None) -> float:
+def text_number(text: str | None) -> float:
+    """The number that was written as text where it met texts; NaN of what is none."""
     if text is None or text in ("true", "false"):
         return math.nan if text is None else float(text == "true")
     try:

@@ -6,6 +6,7 @@ It may be killed at any moment: it holds nothing but opened versions. It gives w
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -19,8 +20,10 @@ import msgspec
 
 from monitoring.lake.lake import Lake
 from monitoring.reading.found import Kept, find
+from monitoring.reading.tables import text_number
 from registry.bundle import read_bundle
 from registry.child import die_with_parent
+from registry.contract import Column
 from registry.errors import BundleCorrupt, NotExplained, PereneError, PredictionUnknown, VersionUnknown
 from registry.explain.explainer import Explainer, Explanation
 from registry.isolation import cut_network, limit
@@ -96,7 +99,7 @@ class Child:
         missing = next((name for name in contract.names if name not in kept.values), None)
         if missing is not None:
             raise NotExplained(f"the prediction was recorded without column '{missing}'", where="prediction_ids")
-        return number, tuple(kept.values[name] for name in contract.names)
+        return number, tuple(_as_read(column, kept.values[column.name]) for column in contract.columns)
 
     def _explained(self, ask: Ask, number: int, rows: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Item]:
         where = ask.versions.get(number)
@@ -161,6 +164,16 @@ def told(made: Explanation, names: Sequence[str]) -> dict[str, Any]:
         "standard_error": made.deviation,
         "background_rows": made.background_rows,
     }
+
+
+def _as_read(column: Column, value: Any) -> Any:
+    """A recorded value as the contract has it: in a file of versions that differ, numbers may be written as text."""
+    if column.dtype == "string" or not isinstance(value, str):
+        return value
+    number = text_number(value)
+    if math.isnan(number):
+        raise NotExplained(f"column '{column.name}' was recorded as text", where="prediction_ids")
+    return number
 
 
 def _facts(error: PereneError) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -185,13 +186,37 @@ def test_the_version_that_answered_explains_unless_another_is_named(
     run(scenario)
 
 
+def test_a_file_of_versions_that_differ_explains_as_the_rows_do(
+    cache: Cache, toy: str, toy_bundle: Path, tmp_path: Path
+) -> None:
+    """The candidate hashes a number and a flag: beside its texts the champion's are text in the lake."""
+    other = Path(shutil.copytree(toy_bundle, tmp_path / "hashing"))
+    for column in ("temp", "late"):
+        policied(other, column, "hash")
+    cache.add(2, other)
+    cache.deploy(1, 2, "ab", 0.5, salt="s")
+
+    async def scenario() -> None:
+        async with serving(cache, toy) as served:
+            said = [await served.predict(entity=f"e{n}") for n in range(20)]
+            by_rows = await explain(served, {"rows": [ROW]}, **{"X-Model-Version": "1"})
+        home = cache.folder.parent
+        ship_once(home / "spool", Lake(home / "events"), min_rows=1, max_age_s=0.0, now=time.time() + 1)
+        [file] = Lake(home / "events").files("toy", "prediction")
+        assert file.name.endswith("-v1-v2.parquet")
+        ids = [one["prediction_ids"][0] for one in said if one["version"] == 1]
+        async with serving(cache, toy) as served:
+            for one in await explain(served, {"prediction_ids": ids}):
+                assert one["attributions"] == by_rows[0]["attributions"]
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("policy", ["hash", "drop"])
 def test_what_the_log_does_not_keep_is_not_explained(
     cache: Cache, toy_bundle: Path, tmp_path: Path, policy: str
 ) -> None:
     """A clear refusal for ids; the rows themselves are explained as ever."""
-    import shutil
-
     bundle = policied(Path(shutil.copytree(toy_bundle, tmp_path / "policied")), "carrier", policy)
     cache.add(1, bundle)
     key = cache.key({"predict"})
