@@ -60,7 +60,8 @@ class LedgerDesk:
         try:
             future: Future[T] = Future()
             self._questions.put((future, work))
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             raise _silent() from None
         finally:

@@ -75,7 +75,7 @@ class Service:
         self.usage = Usages(metrics)
         self.numbers = Numbers(metrics.registry, self.settle)
         self.guard = Guard(settings.web, settings.host)
-        self._keys = Keys((), self.limits)
+        self._keys = Keys(None, self.limits)
         self._taken = b""
         self._behind: dict[str, float] = {}
         self.ends_at = math.inf

@@ -101,7 +101,8 @@ def serving(home: Path, workers: int) -> Iterator[int]:
     with (home / "serve.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        _until(lambda: _ready(port), "the server did not become ready")
+        # a new connection goes to any of the workers: each of them must be ready
+        _until(lambda: all(_ready(port) for _ in range(16)), "the server did not become ready")
         yield port
     finally:
         process.terminate()

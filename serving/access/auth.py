@@ -10,7 +10,7 @@ from typing import Final
 from registry.errors import NotAllowed
 from registry.keys import KeyLimits, well_formed
 from serving.access.limits import Allowance, Limits
-from serving.errors import Unauthenticated
+from serving.errors import NotReady, Unauthenticated
 from serving.state import Key
 
 
@@ -49,8 +49,10 @@ class Keys:
     came to a key is not to be learnt from it.
     """
 
-    def __init__(self, keys: Iterable[Key], limits: Limits) -> None:
-        given = {key.id: key for key in keys}
+    def __init__(self, keys: Iterable[Key] | None, limits: Limits) -> None:
+        """`keys` is None before anybody has said who may call."""
+        self._told = keys is not None
+        given = {key.id: key for key in keys or ()}
         allowed = limits.allowances({ANYBODY.id: KeyLimits(), **{key.id: key.limits for key in given.values()}})
         self.anybody = replace(ANYBODY, limits=allowed.get(ANYBODY.id))
         self._found: dict[bytes, Caller] = {}
@@ -70,7 +72,10 @@ class Keys:
         Raises:
             Unauthenticated: no key, or none that is valid.
             NotAllowed: the key has not this scope, or not this model.
+            NotReady: which keys are valid is not known yet.
         """
+        if not self._told:
+            raise NotReady("which keys are valid is not known yet", where="Authorization", hint="ask again in a moment")
         caller = self._by_digest.get(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest())
         if caller is None:
             mistyped = secret != "" and not well_formed(secret)

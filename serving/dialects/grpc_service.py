@@ -304,7 +304,8 @@ async def _watch(lane: _Lane, data: bytes, context: Any) -> AsyncIterator[Any]:
             yield messages()["HealthCheckResponse"](status=status)
             last = status
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(lane.closing.wait(), _WATCH_S)
+            async with asyncio.timeout(_WATCH_S):
+                await lane.closing.wait()
 
 
 def _health(service: Service, name: str) -> int:

@@ -77,10 +77,12 @@ class Peer:
         if self._late or self._writer is None:
             return None
         number = next(self._numbers)
-        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Snapshot | None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
         self._send(Ask(number))
         try:
-            return await asyncio.wait_for(future, seconds)
+            async with asyncio.timeout(seconds):
+                return await future
         except TimeoutError:
             self._late = True
             return None

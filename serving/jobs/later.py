@@ -159,7 +159,8 @@ class Answerer:
         desk = self._service.desk
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(desk.woken.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await desk.woken.wait()
             desk.woken.clear()
             try:
                 while len(self._running) < desk.settings.parallel and (

@@ -98,10 +98,15 @@ class Table:
 
         Raises:
             ModelUnknown: with a suggestion.
+            NotReady: nothing is loaded yet, or this one does not load; whoever asks may ask again.
         """
         found = self.models.get(name)
         if found is not None:
             return found
+        if not self.models:
+            raise _none_deployed()
+        if any(failure.model == name for failure in self.failures):
+            raise not_loaded()
         import difflib
 
         near = difflib.get_close_matches(name, list(self.models), n=1)
@@ -131,10 +136,19 @@ class Table:
         if len(self.models) == 1:
             return next(iter(self.models.values()))
         if not self.models:
-            raise NotReady("no model is deployed yet", hint="perene log deploys a first version")
+            raise _none_deployed()
         raise ModelUnknown(
             "several models are deployed", where="model", hint="use /models/{name}/predict or set serving.default_model"
         )
+
+
+def not_loaded() -> NotReady:
+    """What callers of a deployed model are told that does not load."""
+    return NotReady("the model could not be loaded", where="model", hint="GET /readyz?verbose says why")
+
+
+def _none_deployed() -> NotReady:
+    return NotReady("no model is deployed yet", hint="perene log deploys a first version")
 
 
 class Loader:

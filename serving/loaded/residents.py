@@ -11,8 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from registry.errors import PereneError
-from serving.errors import NotReady
-from serving.loaded.models import Loader, Model, Table, Version
+from serving.loaded.models import Loader, Model, Table, Version, not_loaded
 from serving.state import Failure
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Residents:
         if task is None:
             until, _ = self._failed.get(name, (0.0, None))
             if until > monotonic():
-                raise _not_loaded()
+                raise not_loaded()
             task = self._loading[name] = asyncio.create_task(self._load(name))
         # a caller that goes away takes only itself away
         await asyncio.shield(task)
@@ -113,7 +112,7 @@ class Residents:
                 failure = self._loader.failed(name, model.route.champion, error)
                 self._failed[name] = (monotonic() + AGAIN_S, failure)
                 service.table = replace(service.table, failures=(*failures, failure))
-                raise _not_loaded() from error
+                raise not_loaded() from error
             service.metrics.cold_starts_total.labels(model=name).inc()
             models = self._trimmed({**service.table.models, name: woken})
             service.table = replace(service.table, models=models, failures=failures)
@@ -129,10 +128,6 @@ class Residents:
         for name in self._used.keys() - models.keys():
             del self._used[name]
         return models
-
-
-def _not_loaded() -> NotReady:
-    return NotReady("the model could not be loaded", where="model", hint="GET /readyz?verbose says why")
 
 
 def resident_names(table: Table) -> list[str]:

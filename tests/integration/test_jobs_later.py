@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from monitoring.lake.tombstones import Tombstone
 from perene.cli import app
 from serving.errors import JobUnknown
 from serving.jobs.job import Failure, Job, ids_of
-from serving.jobs.later import Asked
+from serving.jobs.later import Answerer, Asked
 from serving.jobs.queue import Queue, opened
 from serving.jobs.store import Store
 from serving.settings import JobSettings
@@ -156,6 +157,20 @@ def test_a_failing_model_is_asked_again_and_then_given_up(
             at.queue.retry(told["job"])
             told = await at.ended(place)
             assert (told["state"], told["answer"]["predictions"]) == ("done", [213.0])
+
+    run(scenario)
+
+
+def test_it_stops_in_the_moment_in_which_a_job_comes(cache: Cache, key: str) -> None:
+    """Woken and ended in one turn of the loop: the end counts."""
+
+    async def scenario() -> None:
+        async with jobs(cache, key) as at:
+            service = at.served.app.state.service
+            async with asyncio.timeout(10), Answerer(service, at.served.client.post).at_work():
+                for _ in range(5):  # until it waits
+                    await asyncio.sleep(0)
+                service.desk.woken.set()
 
     run(scenario)
 

@@ -89,6 +89,32 @@ def test_an_unknown_model_or_version_comes_with_a_suggestion(cache: Cache, offse
     run(scenario)
 
 
+def test_a_model_that_is_not_loaded_yet_may_be_asked_again(cache: Cache, offsets: dict[int, Path]) -> None:
+    """503 with `Retry-After`, not 404: before anything is handed over, and for a model whose bundle is damaged."""
+    key = cache.key(SCOPES)
+    body = json.dumps({"rows": [ROW]}).encode()
+
+    async def nothing() -> None:
+        async with serving(cache, key) as served:
+            assert (await refused(served, "/models/toy/predict", body, 503))["code"] == "not_ready"
+
+    run(nothing)
+    cache.add(1, offsets[1])
+    for file in cache.add(1, offsets[1], model="other").glob("*.onnx"):
+        file.write_bytes(b"damaged")
+    cache.deploy(1)
+    cache.deploy(1, model="other")
+
+    async def damaged_one() -> None:
+        async with serving(cache, key) as served:
+            await served.predict(path="/models/toy/predict")
+            error = await refused(served, "/models/other/predict", body, 503)
+            assert (error["code"], error["where"]) == ("not_ready", "model")
+            await refused(served, "/models/nobody/predict", body, 404)
+
+    run(damaged_one)
+
+
 def test_the_read_routes_tell_what_is_deployed(cache: Cache, offsets: dict[int, Path]) -> None:
     """List, facts with certificate, schema that accepts the example row, card."""
     import jsonschema
