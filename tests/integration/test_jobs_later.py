@@ -164,10 +164,13 @@ def test_a_failing_model_is_asked_again_and_then_given_up(
 def test_it_stops_in_the_moment_in_which_a_job_comes(cache: Cache, key: str) -> None:
     """Woken and ended in one turn of the loop: the end counts."""
 
+    async def never(*_: Any) -> Any:
+        raise AssertionError("no job waits")
+
     async def scenario() -> None:
         async with jobs(cache, key) as at:
             service = at.served.app.state.service
-            async with asyncio.timeout(10), Answerer(service, at.served.client.post).at_work():
+            async with asyncio.timeout(10), Answerer(service, never).at_work():
                 for _ in range(5):  # until it waits
                     await asyncio.sleep(0)
                 service.desk.woken.set()
