@@ -134,7 +134,7 @@ class Watch:
         try:
             self._remember(made)
             made, known = self._in_stream(made), self._in_stream(known)
-            findings = monitor.observe(made, known)
+            findings = monitor.observe(made, known, all_made=len(predictions) < FILES_PER_TICK)
             monitor.mark_consumed(self._names([*predictions, *labels]))
             self._record(findings, token)
             self._clock(made, known)

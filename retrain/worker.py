@@ -101,15 +101,24 @@ class Worker:
             self.gauges.metrics.start(deployments)
             for model, deployment in deployments.items():
                 self._turn(model, deployment, token)
-            self.reports.tend(quiet=not self.runs.busy, token=token)
-            self.aliases.tend(self.ledger.revision(), token=token, quiet=not self.runs.busy)
-            self.upkeep.tend(lambda: self._upkeep_jobs(deployments), quiet=not self.runs.busy)
-            self.self_tests.tend(quiet=not self.runs.busy, token=token)
+            self._tend_the_rest(deployments, token)
         except LeaseLost:
             self.leader.drop()
             self._forget()
             return False
         return True
+
+    def _tend_the_rest(self, deployments: Mapping[str, Deployment], token: int) -> None:
+        """What is of no single model, each apart: a disk that takes no report must not cost the worker its life."""
+        quiet = not self.runs.busy
+        with self._apart(""):
+            self.reports.tend(quiet=quiet, token=token)
+        with self._apart(""):
+            self.aliases.tend(self.ledger.revision(), token=token, quiet=quiet)
+        with self._apart(""):
+            self.upkeep.tend(lambda: self._upkeep_jobs(deployments), quiet=quiet)
+        with self._apart(""):
+            self.self_tests.tend(quiet=quiet, token=token)
 
     def _turn(self, model: str, deployment: Deployment, token: int) -> None:
         """One model's turn; its trouble must not keep the others from theirs, nor its trial from being looked at."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from prometheus_client import Counter
 from starlette.requests import Request
@@ -30,7 +31,7 @@ from serving.jobs.desk import Desk
 from serving.ledger_desk import LedgerDesk
 from serving.loaded.fallbacks import Fallbacks
 from serving.loaded.models import Loader, Table, Version
-from serving.loaded.residents import Residents
+from serving.loaded.residents import AGAIN_S, Residents
 from serving.native import NativeEngine
 from serving.observed.meters import Meters
 from serving.observed.seen import Observer
@@ -38,6 +39,9 @@ from serving.settings import ServingSettings
 from serving.state import parse_state, state_bytes
 
 _log = logging.getLogger("perene.serving")
+
+_AGAIN_AT_MOST_S: Final = 300.0
+"""So long a pause doubles to, before what did not load is tried again."""
 
 
 class Service:
@@ -77,6 +81,7 @@ class Service:
         self.guard = Guard(settings.web, settings.host)
         self._keys = Keys(None, self.limits)
         self._taken = b""
+        self._again, self._pause = math.inf, AGAIN_S
         self._behind: dict[str, float] = {}
         self.ends_at = math.inf
         """When what is in flight must be answered, on the clock of `time.monotonic`, once the process has to end."""
@@ -102,7 +107,7 @@ class Service:
             self.metrics.queue_depth.labels(model=name).set(waiting)
         for name, since in self._behind.items():
             self.metrics.alias_lag_seconds.labels(model=name).set(max(0.0, time.time() - since))
-        if handed == self._taken:
+        if handed == self._taken and time.monotonic() < self._again:
             return
         state = parse_state(handed)
         if state is None:
@@ -110,12 +115,21 @@ class Service:
         self._keys = Keys(state.keys, self.limits)
         async with self.residents.swapping:
             self.table = await asyncio.to_thread(self._loader.build, state, self.table)
+        self._try_again(first=handed != self._taken, failed=len(self.table.failures) > len(state.failures))
         self._taken = handed
         # the puller tries again and hands over again: the lag counts from the first time
         self._behind = {f.model: self._behind.get(f.model, time.time()) for f in self.table.failures}
         for name in self.table.models.keys() - self._behind.keys():
             self.metrics.alias_lag_seconds.labels(model=name).set(0.0)
         _log.info("serving.table", extra={"revision": state.revision, "models": sorted(self.table.models)})
+
+    def _try_again(self, *, first: bool, failed: bool) -> None:
+        """When to load once more what did not load here: memory or descriptors may be free by then.
+
+        What the puller could not make ready, it tries itself, and hands over again.
+        """
+        self._pause = AGAIN_S if first else min(2 * self._pause, _AGAIN_AT_MOST_S)
+        self._again = time.monotonic() + self._pause if failed else math.inf
 
     def close(self) -> None:
         """End the threads of batchers and the processes of native models; nothing is asked any more."""

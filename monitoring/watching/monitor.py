@@ -153,15 +153,17 @@ class Monitor:
         """Everything needed by `restore`; equal monitors have equal bytes."""
         return msgspec.msgpack.encode(self._state, order="deterministic")
 
-    def observe(self, predictions: pa.Table, labels: pa.Table) -> list[Finding]:
+    def observe(self, predictions: pa.Table, labels: pa.Table, *, all_made: bool = True) -> list[Finding]:
         """Fold in new events, in lake format; returns findings for states that changed, oldest first.
 
-        Predictions are put in event order within the call and are expected in that order between calls.
+        Predictions are put in event order within the call and are expected in that order between calls. Without
+        `all_made` more of them wait, so no label is given up: what it is about may be among those.
         """
         rows = tables.served(predictions)
         findings, due = self._fold_predictions(rows)
         findings += self._fold_labels(labels, due)
-        join.give_up(self._state.book, self._settings.park_hours * 3_600)
+        if all_made:
+            join.give_up(self._state.book, self._settings.park_hours * 3_600)
         join.trim(self._state.book, self._settings.max_pending)
         return sorted(findings, key=lambda finding: (finding.at, KINDS.index(finding.kind)))
 

@@ -20,6 +20,13 @@ def append(connection: Connection, table: Table, values: Mapping[str, Any], body
     connection.execute(insert(table).values(**values, body=dump(body), at=iso(utc_now())))
 
 
+def is_over(connection: Connection, experiment_id: str) -> bool:
+    """Whether a row says that a trial has ended."""
+    e = t.experiments
+    query = select(e.c.id).where(e.c.experiment_id == experiment_id, e.c.stage == "done").limit(1)
+    return connection.execute(query).first() is not None
+
+
 def latest(
     connection: Connection, table: Table, identifier: str, model: str | None, limit: int
 ) -> list[tuple[RowMapping, datetime]]:

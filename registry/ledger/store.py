@@ -264,9 +264,16 @@ class Ledger:
         body: dict[str, Any],
         token: int | None = None,
     ) -> None:
-        """Append what a trial has come to."""
+        """Append what a trial has come to.
+
+        Raises:
+            LedgerConflict: it is over, and this row would have it go on.
+            LeaseLost: `token` is given and is not the leader's newest.
+        """
         values = {"experiment_id": experiment_id, "model": model, "state": state, "stage": stage}
         with self._fenced(token) as connection:
+            if stage != "done" and records.is_over(connection, experiment_id):
+                raise LedgerConflict("the trial has ended meanwhile", where="experiment", hint="perene experiment list")
             records.append(connection, t.experiments, values, body)
 
     def experiments(self, model: str | None = None, limit: int = 100) -> list[Experiment]:

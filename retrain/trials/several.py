@@ -26,10 +26,13 @@ EPOCH = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch by version: its chance to be drawn, the units drawn, those that it failed, and labelled losses."""
+    """One epoch by version: its chance to be drawn, the units drawn, and of those whose last epoch it is (a unit counts
+    once) how many there are, how many it failed, and labelled losses.
+    """
 
     weights: Mapping[int, float]
     units: Mapping[int, int]
+    once: Mapping[int, int]
     failed: Mapping[int, int]
     losses: Mapping[int, Arm]
 
@@ -38,6 +41,7 @@ class Epoch:
         return {
             "weights": {str(v): w for v, w in self.weights.items()},
             "units": {str(v): n for v, n in self.units.items()},
+            "once": {str(v): n for v, n in self.once.items()},
             "failed": {str(v): n for v, n in self.failed.items()},
             "losses": {str(v): a.to_list() for v, a in self.losses.items()},
         }
@@ -48,6 +52,7 @@ class Epoch:
         return cls(
             {int(v): float(w) for v, w in body["weights"].items()},
             {int(v): int(n) for v, n in body["units"].items()},
+            {int(v): int(n) for v, n in body.get("once", body["units"]).items()},
             {int(v): int(n) for v, n in body["failed"].items()},
             {int(v): Arm.from_list(a) for v, a in body["losses"].items()},
         )
@@ -147,7 +152,7 @@ def _failures(trial: Trial, stats: SeveralStats, version: int) -> list[Counts]:
     for number, e in enumerate(stats.epochs):
         mine, its = e.weights.get(version, 0.0), e.weights.get(trial.champion, 0.0)
         if mine > 0.0 and its > 0.0:
-            n_t, n_c = e.units.get(version, 0), e.units.get(trial.champion, 0)
+            n_t, n_c = e.once.get(version, 0), e.once.get(trial.champion, 0)
             found.append(Counts(str(number), mine / (mine + its), n_t, e.failed.get(version, 0), n_c, 0))
     return found
 

@@ -27,7 +27,7 @@ def several_stats(joined: pa.Table, trial: Trial, output: Output) -> SeveralStat
     if not epochs:
         return SeveralStats(())
     if joined.num_rows == 0:
-        return SeveralStats(tuple(Epoch(weights, {}, {}, {}) for weights, _ in epochs))
+        return SeveralStats(tuple(Epoch(weights, {}, {}, {}, {}) for weights, _ in epochs))
     revision, assigned = whole(joined, "_deployment"), whole(joined, "_assigned")
     epoch = np.full(joined.num_rows, -1)
     for number, (weights, revisions) in enumerate(epochs):
@@ -41,15 +41,16 @@ def several_stats(joined: pa.Table, trial: Trial, output: Output) -> SeveralStat
     failed = pc.equal(rows.column("_arm"), "fallback").to_numpy(zero_copy_only=False).astype(bool)
     found = []
     for number, (weights, _) in enumerate(epochs):
-        counts, failures, arms = {}, {}, {}
+        counts, once, failures, arms = {}, {}, {}, {}
         for version in weights:
             here = (epoch == number) & (assigned == version)
             mine = here & (last[unit] == number)
             counts[version] = int(np.unique(unit[here]).size)
+            once[version] = int(np.unique(unit[mine]).size)
             failures[version] = int(np.unique(unit[mine & failed]).size)
             ok = mine & np.isfinite(loss)
             _, code = np.unique(unit[ok], return_inverse=True)
             mean = np.bincount(code, loss[ok]) / np.maximum(np.bincount(code), 1)
             arms[version] = Arm(mean.size, float(mean.sum()), float((mean * mean).sum()))
-        found.append(Epoch(weights, counts, failures, arms))
+        found.append(Epoch(weights, counts, once, failures, arms))
     return SeveralStats(tuple(found))

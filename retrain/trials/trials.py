@@ -6,6 +6,7 @@ the deployment how far it came, so nothing is decided twice.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -282,7 +283,18 @@ class Trials:
             evidence_id=trial.gates_id,
             token=token,
         )
-        self._caught_up(trial, moved, champion, 0, now, token, entered=False)
+        try:
+            self._caught_up(trial, moved, champion, 0, now, token, entered=False)
+        except LedgerConflict:  # aborted in this moment, by somebody who saw no candidate yet to take out
+            with contextlib.suppress(LedgerConflict):
+                self.ledger.move(
+                    deployment.model,
+                    expected_revision=moved.revision,
+                    champion=moved.champion,
+                    actor=ACTOR,
+                    reason="abort: the trial was ended as it began",
+                    token=token,
+                )
 
     def _caught_up(
         self,

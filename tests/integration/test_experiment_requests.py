@@ -238,6 +238,15 @@ def test_an_abort_leaves_no_candidate_that_entered_at_the_same_moment(ledger: Le
     assert "now" not in trial.body
 
 
+def test_a_trial_that_is_over_does_not_go_on(ledger: Ledger) -> None:
+    """A worker that read it before it ended may not write that it runs."""
+    asked = start(ledger, "toy", 2, actor="ann", reason="new")
+    abort(ledger, "toy", asked["experiment_id"], actor="bea", reason="no")
+    with pytest.raises(LedgerConflict):
+        running(ledger, asked["experiment_id"])
+    assert ledger.experiments("toy")[0].stage == "done"
+
+
 def test_an_abort_leaves_the_candidate_of_somebody_else_alone(ledger: Ledger) -> None:
     """A version that was put there by hand after the request stays."""
     waits = start(ledger, "toy", 2, actor="bob", reason="try")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -77,6 +78,21 @@ class Planted:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (str(self.at),)
+
+
+def test_a_disk_that_takes_no_report_costs_nothing_but_the_report(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker goes on, and tends what comes after it."""
+    tended: list[str] = []
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with working(home) as worker:
+        monkeypatch.setattr(worker.reports, "tend", full)
+        monkeypatch.setattr(worker.self_tests, "tend", lambda **_: tended.append("self-test"))
+        assert worker.tick()
+        assert worker.tick()
+    assert tended == ["self-test"] * 2
 
 
 def test_an_estimator_that_others_may_have_put_there_is_not_loaded(tmp_path: Path) -> None:

@@ -311,6 +311,26 @@ def test_a_trial_whose_row_cannot_be_read_ends_with_the_champion_alone(tmp_path:
         assert (found.deployment.champion, found.deployment.candidate) == (1, None)
 
 
+class Ended(Ledger):
+    """Somebody ends the trial before the worker's move, having seen no candidate yet that had to be taken out."""
+
+    def move(self, *args: Any, **named: Any) -> Any:
+        asked = self.experiments(MODEL)[0]
+        if asked.stage != "done":
+            super().record_experiment(asked.experiment_id, MODEL, state="aborted", stage="done", body=asked.body)
+        return super().move(*args, **named)
+
+
+def test_a_trial_that_is_ended_as_it_begins_leaves_no_candidate(tmp_path: Path) -> None:
+    with world(tmp_path, {1: 0.0, 2: 0.0}) as found:
+        registered(found, 2)
+        experiment_requests.start(found.ledger, MODEL, 2, actor="ann", reason="r")
+        found.tick(found.worker(Ended(found.ledger._engine)))
+        assert (found.trial.state, found.deployment.champion, found.deployment.candidate) == ("aborted", 1, None)
+        found.tick()
+        assert (found.trial.state, found.deployment.candidate) == ("aborted", None)
+
+
 def test_segments_moved_during_a_trial_do_not_end_it(tmp_path: Path) -> None:
     """A deployment of the same stage is another revision: what it drew counts as well."""
     with world(tmp_path, {1: OFF, 2: 0.0}, stages=("ab:0.5",), min_per_arm=400) as found:

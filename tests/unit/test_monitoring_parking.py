@@ -63,6 +63,19 @@ def test_a_parked_label_is_given_up_after_its_time_and_not_before() -> None:
     assert not again.given_up
 
 
+def test_no_label_is_given_up_while_predictions_wait_to_be_folded() -> None:
+    """After a weekend without a worker labels, few files, come before the predictions that they are about."""
+    monitor = watching(park_hours=2.0)
+    made = predictions(100)
+    monitor.observe(nothing(), labels(made), all_made=False)
+    for hours in (3, 60):
+        monitor.observe(nothing(), told([f"tick-{hours}"], [0.0], at=T0 + hours * HOUR), all_made=False)
+    assert not monitor.given_up
+    monitor.observe(made, nothing())
+    assert monitor.snapshot()["labels_joined"] == 100
+    assert "p000000" not in monitor.given_up
+
+
 def test_a_prediction_that_comes_late_finds_its_parked_label() -> None:
     """Its event reaches the lake an hour after the label did: joined, and nothing is given up."""
     monitor = watching(park_hours=4.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,8 @@ from registry.contract import Output
 from retrain.trials.guards import Outcome
 from retrain.trials.policy import Baseline, Mark, Policy, Trial
 from retrain.trials.samples import ab_stats, baseline, paired_losses
+from retrain.trials.several import Epoch
+from retrain.trials.several_samples import several_stats
 
 NUMBER = Output("regression")
 CLASSES = Output("classification", (0, 1))
@@ -187,3 +190,31 @@ def test_classes_are_compared_by_their_probabilities() -> None:
     ids, d = paired_losses(joined(rows), output=CLASSES, cap=1.0, champion=1, candidate=2)
     assert ids == ["r0"]
     np.testing.assert_allclose(d, [0.25])
+
+
+def test_a_unit_that_comes_back_counts_once_among_those_that_may_have_failed() -> None:
+    """In its last epoch, failed or not: failures of one epoch among the units of all would be fewer every day."""
+    marks = (Mark(0, 5, ((2, 0.4), (3, 0.3), (1, 0.3))), Mark(0, 6, ((2, 0.4), (3, 0.2), (1, 0.4))))
+    trial = replace(TRIAL, others=(3,), marks=marks)
+    rows = [
+        (epoch, entity, 2 if entity < 40 else 1) for epoch in (5, 6) for entity in range(60) if epoch == 5 or entity
+    ]
+    table = joined(
+        [
+            {
+                "_id": f"{epoch}-{entity}",
+                "_entity": str(entity),
+                "_deployment": epoch,
+                "_assigned": version,
+                "_arm": "fallback" if version == 2 and entity % 4 == 0 else "candidate",
+                "_prediction": 0.0,
+                "_label": 0.0,
+            }
+            for epoch, entity, version in rows
+        ]
+    )
+    first, second = several_stats(table, trial, NUMBER).epochs
+    assert (first.units[2], second.units[2]) == (40, 39)
+    assert (first.once[2], second.once[2]) == (1, 39)
+    assert (first.failed[2], second.failed[2]) == (1, 9)
+    assert Epoch.from_dict(json.loads(json.dumps(first.to_dict()))) == first
