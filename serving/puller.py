@@ -10,8 +10,9 @@ import argparse
 import json
 import logging
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ _log = logging.getLogger("perene.serving.puller")
 
 Fetch = Callable[[str, int, Path], object]
 """Copies the bundle of (model, version) into a new folder."""
+_Tried = tuple[str, int, int]
+"""Model, version and the revision that asks for it."""
 
 
 @dataclass
@@ -50,28 +53,55 @@ class Puller:
 
     def state(self, ledger: Ledger, before: State, now: float) -> State:
         """The hand-over for the ledger as it is; `before` is what stays where a new champion is not fit to serve."""
+        return self.look(ledger, before, now, None)[0]
+
+    def look(
+        self, ledger: Ledger, before: State, now: float, tried: Mapping[_Tried, Failure] | None
+    ) -> tuple[State, list[Deployment]]:
+        """The same; with `tried`, what could not be made ready a moment ago, nothing is fetched and nothing run.
+
+        A model that waits for a version then stays as it was `before`, and is in the second part of the result.
+        """
         revision = ledger.revision()
         valid = (key for key in ledger.keys() if not key.revoked)  # noqa: SIM118
         keys = [Key(k.id, k.sha256, sorted(k.scopes), sorted(k.models), k.limits) for k in valid]
         deployments: dict[str, Deployed] = {}
         bundles: dict[str, dict[str, Stored]] = {}
         failures: list[Failure] = []
+        waiting: list[Deployment] = []
         for name, row in ledger.deployments().items():
-            ready, failed = self._bundles(row, now)
-            failures += failed
-            if str(row.champion) in ready:
-                deployments[name] = _deployed(row)
-                bundles[name] = ready
-            elif name in before.deployments:
+            if tried is not None and self._waits(row, now, tried):
+                waiting.append(row)
+            else:
+                ready, failed = self.bundles(row, now, tried or {})
+                failures += failed
+                if str(row.champion) in ready:
+                    deployments[name] = _deployed(row)
+                    bundles[name] = ready
+                    continue
+            if name in before.deployments:
                 deployments[name] = before.deployments[name]
                 bundles[name] = before.bundles[name]
-        return State(revision, now, deployments, bundles, keys, failures)
+        return State(revision, now, deployments, bundles, keys, failures), waiting
 
-    def _bundles(self, row: Deployment, now: float) -> tuple[dict[str, Stored], list[Failure]]:
+    def _waits(self, row: Deployment, now: float, tried: Mapping[_Tried, Failure]) -> bool:
+        """Whether a version of the deployment has still to be fetched or judged."""
+        return any(
+            not ((folder := self._folder(row.model, version)).is_dir() and _judged(folder).is_file())
+            and (row.model, version, row.revision) not in tried
+            and self.refusals.standing(row.model, version, row.revision, now) is None
+            for version in _deployed(row).route().versions
+        )
+
+    def bundles(
+        self, row: Deployment, now: float, tried: Mapping[_Tried, Failure]
+    ) -> tuple[dict[str, Stored], list[Failure]]:
+        """What is ready to serve of one deployment, and why the rest is not."""
         ready: dict[str, Stored] = {}
         failures: list[Failure] = []
         for version in _deployed(row).route().versions:
             standing = self.refusals.standing(row.model, version, row.revision, now)
+            standing = standing or tried.get((row.model, version, row.revision))
             if standing is not None:
                 failures.append(standing)
                 continue
@@ -89,9 +119,12 @@ class Puller:
                 _log.error("puller.refused", extra=extra)
         return ready, failures
 
+    def _folder(self, model: str, version: int) -> Path:
+        return self.cache / "bundles" / check_name(model) / str(version)
+
     def _prepare(self, model: str, version: int) -> Stored:
-        folder = self.cache / "bundles" / check_name(model) / str(version)
-        checked = folder.with_name(f"{version}.golden.json")
+        folder = self._folder(model, version)
+        checked = _judged(folder)
         if not folder.is_dir():
             checked.unlink(missing_ok=True)
             self.fetch(model, version, folder)
@@ -112,6 +145,11 @@ class Puller:
         return Stored(str(folder.relative_to(self.cache)), bundle.digest)
 
 
+def _judged(folder: Path) -> Path:
+    """What is there once a version was found sound: the rows that warm it up."""
+    return folder.with_name(f"{folder.name}.golden.json")
+
+
 def _deployed(row: Deployment) -> Deployed:
     """Whole, whatever is ready of it: the server leaves out what it has not, and says so."""
     return Deployed(row.revision, row.champion, row.candidate, row.mode, row.weight, row.salt, row.routing)
@@ -128,25 +166,61 @@ def _write_warm_up(folder: Path, to: Path) -> None:
     temporary.replace(to)
 
 
+@dataclass
+class Follower:
+    """Hands over at every change of the ledger. What has to be fetched first does not hold up the rest.
+
+    So a rollback, and the end of a key, need not wait until another model's new version is here and judged.
+    """
+
+    puller: Puller
+    _seen: int | None = None
+    _retry: float = 0.0
+    _tried: dict[_Tried, Failure] = field(default_factory=dict)
+    _aside: threading.Thread | None = None
+
+    def step(self, ledger: Ledger, now: float) -> None:
+        """Hand over what the ledger says, if that is news, or if what was waited for has come."""
+        busy = self._aside is not None and self._aside.is_alive()
+        ended, due = self._aside is not None and not busy, bool(self._retry) and now >= self._retry
+        if ledger.revision() == self._seen and not ended and not due:
+            return
+        if due:
+            self._tried.clear()
+        before = read_state(self.puller.cache) or State()
+        # at the first start there is nothing to hold up: a server is ready once it has all of its models
+        tried = dict(self._tried) if before.deployments else None
+        state, waiting = self.puller.look(ledger, before, now, tried)
+        if not busy:
+            self._aside = threading.Thread(target=self._prepare, args=(waiting, now), daemon=True) if waiting else None
+            if self._aside is not None:
+                self._aside.start()
+        self._seen = state.revision
+        self._retry = now + RETRY_S if state.failures else 0.0
+        if before.deployments and not state.deployments:
+            # a ledger that was lost or mistyped must not stop what serves
+            _log.error("puller.empty_ledger", extra={"hint": "what was handed over keeps serving"})
+            return
+        write_state(self.puller.cache, state)
+
+    def _prepare(self, waiting: Sequence[Deployment], now: float) -> None:
+        for row in waiting:
+            try:
+                _, failures = self.puller.bundles(row, now, {})
+            except Exception as error:  # whatever a stranger's bundle brings about, the next one is to be tried
+                _log.exception("puller.broke")
+                failures = [Failure(row.model, row.champion, f"not judged ({type(error).__name__})")]
+            self._tried |= {(failure.model, failure.version, row.revision): failure for failure in failures}
+
+
 def follow(puller: Puller, ledger_url: str) -> None:
     """Hand over at every change of the ledger, for ever; wait and try again while a store is away."""
-    seen: int | None = None
-    retry = 0.0
+    follower = Follower(puller)
     while True:
         try:
             with closing(Ledger.open(ledger_url)) as ledger:
                 while True:
-                    now = time.time()
-                    if ledger.revision() != seen or (retry and now >= retry):
-                        before = read_state(puller.cache) or State()
-                        state = puller.state(ledger, before, now)
-                        seen = state.revision
-                        retry = now + RETRY_S if state.failures else 0.0
-                        if before.deployments and not state.deployments:
-                            # a ledger that was lost or mistyped must not stop what serves
-                            _log.error("puller.empty_ledger", extra={"hint": "what was handed over keeps serving"})
-                            continue
-                        write_state(puller.cache, state)
+                    follower.step(ledger, time.time())
                     time.sleep(POLL_S)
         except PereneError as error:
             _log.warning("puller.waiting", extra={"reason": error.message})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,8 +16,8 @@ from registry.bundle import read_bundle, seal
 from registry.errors import StoreUnavailable
 from registry.keys import KeyLimits, new_key
 from registry.ledger import Ledger
-from serving.puller import Puller
-from serving.state import Deployed, Key, State, Stored
+from serving.puller import Follower, Puller
+from serving.state import Deployed, Key, State, Stored, read_state
 from tests.integration.serving_toy import offset_bundle
 
 
@@ -199,3 +201,83 @@ def test_a_revoked_key_disappears(ledger: Ledger, puller: Puller) -> None:
     after = puller.state(ledger, before, 1.0)
     assert [(k.id, k.limits) for k in after.keys] == [(records[1].id, KeyLimits(rows_per_day=3))]
     assert after.revision > before.revision
+
+
+def test_a_rollback_does_not_wait_for_another_model_s_new_version(
+    ledger: Ledger, toy_bundle: Path, tmp_path: Path
+) -> None:
+    """A store that takes its time over one version; what it brings is handed over once it is there and judged."""
+    bundles = {
+        (model, n): offset_bundle(toy_bundle, tmp_path / f"{model}-{n}", 100.0 * n, model=model)
+        for model in ("toy", "other")
+        for n in (1, 2)
+    }
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def fetch(model: str, version: int, to: Path) -> object:
+        if (model, version) == ("other", 2):
+            asked.set()
+            assert goes_on.wait(60)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        return shutil.copytree(bundles[model, version], to)
+
+    follower = Follower(Puller(tmp_path / "cache", fetch))
+
+    def step() -> dict[str, int]:
+        """What is handed over after a look: each model's champion."""
+        follower.step(ledger, 5.0)
+        state = read_state(follower.puller.cache)
+        assert state is not None
+        return {name: deployed.champion for name, deployed in state.deployments.items()}
+
+    def move(model: str, champion: int, revision: int) -> None:
+        ledger.move(model, expected_revision=revision, champion=champion, actor="ann", reason="r")
+
+    def until(expected: dict[str, int]) -> None:
+        deadline = time.monotonic() + 60
+        while step() != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    move("toy", 1, 0)
+    move("other", 1, 0)
+    assert step() == {"toy": 1, "other": 1}  # a first hand-over is whole
+    move("toy", 2, 1)
+    until({"toy": 2, "other": 1})
+    move("other", 2, 1)
+    assert step() == {"toy": 2, "other": 1}
+    assert asked.wait(60)
+    move("toy", 1, 2)
+    assert step() == {"toy": 1, "other": 1}  # while the other one's version is on its way
+    goes_on.set()
+    until({"toy": 1, "other": 2})
+
+
+def test_what_could_not_be_fetched_aside_is_told_and_tried_again(ledger: Ledger, puller: Puller, store: Store) -> None:
+    """The store is away while a new version is wanted: the old one stays, and the reason is handed over."""
+    version_2 = store.bundles.pop(2)
+    follower = Follower(puller)
+    deploy(ledger, 1, revision=0)
+    follower.step(ledger, 5.0)
+    deploy(ledger, 2, revision=1)
+
+    def until(now: float, holds: Callable[[State], bool]) -> State:
+        deadline = time.monotonic() + 60
+        while True:
+            follower.step(ledger, now)
+            state = read_state(puller.cache)
+            assert state is not None
+            if holds(state):
+                return state
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    state = until(6.0, lambda state: bool(state.failures))
+    assert (state.deployments["toy"].champion, state.failures[0].version) == (1, 2)
+    asked = len(store.fetched)
+    for _ in range(5):
+        follower.step(ledger, 6.1)
+    assert len(store.fetched) == asked  # not before its time
+    store.bundles[2] = version_2
+    state = until(60.0, lambda state: state.deployments["toy"].champion == 2)
+    assert state.failures == []
