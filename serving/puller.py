@@ -185,12 +185,14 @@ class Follower:
         ended, due = self._aside is not None and not busy, bool(self._retry) and now >= self._retry
         if ledger.revision() == self._seen and not ended and not due:
             return
-        if due:
-            self._tried.clear()
         before = read_state(self.puller.cache) or State()
         # at the first start there is nothing to hold up: a server is ready once it has all of its models
-        tried = dict(self._tried) if before.deployments else None
-        state, waiting = self.puller.look(ledger, before, now, tried)
+        state, waiting = self.puller.look(ledger, before, now, self._tried if before.deployments else None)
+        rows = ledger.deployments()
+        if not before.deployments:
+            self._tried = {(f.model, f.version, rows[f.model].revision): f for f in state.failures if f.model in rows}
+        elif due:  # what failed is told until it does not any more: for how long counts from the first time
+            waiting += [row for row in rows.values() if row not in waiting and self._failed(row)]
         if not busy:
             self._aside = threading.Thread(target=self._prepare, args=(waiting, now), daemon=True) if waiting else None
             if self._aside is not None:
@@ -203,14 +205,19 @@ class Follower:
             return
         write_state(self.puller.cache, state)
 
+    def _failed(self, row: Deployment) -> bool:
+        return any((model, revision) == (row.model, row.revision) for model, _, revision in self._tried)
+
     def _prepare(self, waiting: Sequence[Deployment], now: float) -> None:
         for row in waiting:
             try:
                 _, failures = self.puller.bundles(row, now, {})
             except Exception as error:  # whatever a stranger's bundle brings about, the next one is to be tried
                 _log.exception("puller.broke")
-                failures = [Failure(row.model, row.champion, f"not judged ({type(error).__name__})")]
-            self._tried |= {(failure.model, failure.version, row.revision): failure for failure in failures}
+                why = f"not judged ({type(error).__name__})"
+                failures = [Failure(row.model, version, why) for version in _deployed(row).route().versions]
+            others = {tried: failure for tried, failure in self._tried.items() if tried[0] != row.model}
+            self._tried = others | {(row.model, f.version, row.revision): f for f in failures}
 
 
 def follow(puller: Puller, ledger_url: str) -> None:

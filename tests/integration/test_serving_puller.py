@@ -257,6 +257,7 @@ def test_what_could_not_be_fetched_aside_is_told_and_tried_again(ledger: Ledger,
     """The store is away while a new version is wanted: the old one stays, and the reason is handed over."""
     version_2 = store.bundles.pop(2)
     follower = Follower(puller)
+    told: list[bool] = []
     deploy(ledger, 1, revision=0)
     follower.step(ledger, 5.0)
     deploy(ledger, 2, revision=1)
@@ -267,6 +268,7 @@ def test_what_could_not_be_fetched_aside_is_told_and_tried_again(ledger: Ledger,
             follower.step(ledger, now)
             state = read_state(puller.cache)
             assert state is not None
+            told.append(bool(state.failures))
             if holds(state):
                 return state
             assert time.monotonic() < deadline
@@ -278,6 +280,8 @@ def test_what_could_not_be_fetched_aside_is_told_and_tried_again(ledger: Ledger,
     for _ in range(5):
         follower.step(ledger, 6.1)
     assert len(store.fetched) == asked  # not before its time
+    until(20.0, lambda state: bool(state.failures) and len(store.fetched) > asked)  # told all the time
     store.bundles[2] = version_2
     state = until(60.0, lambda state: state.deployments["toy"].champion == 2)
     assert state.failures == []
+    assert all(told[told.index(True) : -1])  # while it is tried again, too: an alert counts from the first time
