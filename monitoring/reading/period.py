@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +148,7 @@ def _count_traffic(found: Period, table: pa.Table, days: Array) -> None:
 
 def _count_columns(found: Period, table: pa.Table, bundle: Bundle, outputs: Array, mine: Array) -> None:
     reference = bundle.reference
-    made = {n: bin_counts(s, _feature(table, n, s["kind"])) for n, s in reference["columns"].items()}
+    made = {n: bin_counts(s, tables.feature(table, n, s["kind"])) for n, s in reference["columns"].items()}
     score = reference["score"]
     made[SCORE] = bin_counts(score, tables.scores(bundle.contract.output, outputs, score["kind"])[mine])
     curve = reference.get("estimate")
@@ -156,14 +156,6 @@ def _count_columns(found: Period, table: pa.Table, bundle: Bundle, outputs: Arra
         made[estimated.FINE] = np.array(estimated.counted(curve, confidence(outputs)[mine]) or [0], np.int64)
     for name, counts in made.items():
         found.counts[name] = found.counts.get(name, 0) + counts
-
-
-def _feature(table: pa.Table, name: str, kind: Literal["number", "category"]) -> Array:
-    """A column; where another version sent texts under the name of a number, they count as null."""
-    try:
-        return tables.feature(table, name, kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return np.full(table.num_rows, np.nan)
 
 
 def _truth(column: pa.Array | pa.ChunkedArray, output: Output) -> Array:
@@ -178,7 +170,7 @@ def _truth(column: pa.Array | pa.ChunkedArray, output: Output) -> Array:
 def _sampled(table: pa.Table, bundle: Bundle, outputs: Array, labels: Array, places: Array) -> Labelled:
     specs = bundle.reference["columns"]
     output = bundle.contract.output
-    frame = {name: _feature(table, name, spec["kind"])[places] for name, spec in specs.items()}
+    frame = {name: tables.feature(table, name, spec["kind"])[places] for name, spec in specs.items()}
     if output.kind == "regression":
         return Labelled(outputs[places], labels[places].astype(np.float64), frame)
     return Labelled(outputs[places], class_index(output, labels[places]), frame)

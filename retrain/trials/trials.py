@@ -287,14 +287,7 @@ class Trials:
             self._caught_up(trial, moved, champion, 0, now, token, entered=False)
         except LedgerConflict:  # aborted in this moment, by somebody who saw no candidate yet to take out
             with contextlib.suppress(LedgerConflict):
-                self.ledger.move(
-                    deployment.model,
-                    expected_revision=moved.revision,
-                    champion=moved.champion,
-                    actor=ACTOR,
-                    reason="abort: the trial was ended as it began",
-                    token=token,
-                )
+                self._leave_champion(moved, "the trial was ended as it began", token)
 
     def _caught_up(
         self,
@@ -375,17 +368,20 @@ class Trials:
         else:
             self._end(model, trial, state, now, {"why": why}, token)
 
+    def _leave_champion(self, deployment: Deployment, why: str, token: int) -> None:
+        self.ledger.move(
+            deployment.model,
+            expected_revision=deployment.revision,
+            champion=deployment.champion,
+            actor=ACTOR,
+            reason=f"abort: {why}",
+            token=token,
+        )
+
     def _give_up(self, row: Experiment, deployment: Deployment, now: datetime, token: int) -> None:
         """A trial that another build of Perene wrote cannot be gone on with: the champion stays, alone."""
         if deployment.candidate is not None:
-            self.ledger.move(
-                deployment.model,
-                expected_revision=deployment.revision,
-                champion=deployment.champion,
-                actor=ACTOR,
-                reason="abort: the trial's row cannot be read",
-                token=token,
-            )
+            self._leave_champion(deployment, "the trial's row cannot be read", token)
         body = {**row.body, "why": "its row cannot be read", "now": now.isoformat()}
         self.ledger.record_experiment(
             row.experiment_id, deployment.model, state="aborted", stage="done", body=body, token=token

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.integration.serving_app import (
 from tests.integration.serving_toy import (
     ROW,
     Cache,
+    Served,
     answer,
     offset_bundle,
     one_row_bundle,
@@ -190,6 +192,11 @@ def _golden_of_numbers(folder: Path) -> None:
     folder.with_name(f"{folder.name}.golden.json").write_text("[1, 2]")
 
 
+async def told(served: Served) -> bool:
+    """Whether readyz says that something did not load."""
+    return bool((await served.client.get("/readyz?verbose")).json()["failures"])
+
+
 @pytest.mark.parametrize(
     "damage", [_flip, _not_onnx, _golden_of_another, _golden_of_no_rows, _golden_of_numbers, shutil.rmtree]
 )
@@ -207,10 +214,7 @@ def test_a_damaged_new_bundle_leaves_the_old_one_serving(
         async with serving(cache, key) as served:
             cache.deploy(2)
 
-            async def told() -> bool:
-                return bool((await served.client.get("/readyz?verbose")).json()["failures"])
-
-            await served.until(told)
+            await served.until(partial(told, served))
             reply = await served.client.get("/readyz?verbose")
             assert reply.status_code == 200
             (failure,) = reply.json()["failures"]
@@ -248,14 +252,11 @@ def test_what_did_not_load_is_tried_again(
         async with serving(cache, key) as served:
             cache.deploy(2)
 
-            async def told() -> bool:
-                return bool((await served.client.get("/readyz?verbose")).json()["failures"])
-
-            await served.until(told)
+            await served.until(partial(told, served))
             assert (await served.predict())["version"] == 1
             graph.write_bytes(whole)
             await served.serves(2)
-            assert not await told()
+            assert not await told(served)
             assert (await served.predict())["version"] == 2
 
     run(scenario)
