@@ -37,6 +37,12 @@ def forgetful(work: _Work, _start: Place) -> None:
     careful_read(work, Place())
 
 
+def slow(parts: Parts, name: str, write: Write) -> Any:
+    """Write a part so slowly that a kill finds the job half-way however fast the machine is."""
+    time.sleep(0.02)
+    return careful_write(parts, name, write)
+
+
 careful_write, careful_read = Parts.write, _Work._read
 
 if __name__ == "__main__":
@@ -44,5 +50,5 @@ if __name__ == "__main__":
     if manner == "early":
         Parts.write = early  # type: ignore[method-assign, assignment]
     if manner == "forgetful":
-        _Work._read = forgetful  # type: ignore[method-assign, assignment]
+        _Work._read, Parts.write = forgetful, slow  # type: ignore[method-assign, assignment]
     job(Path(bundle), Path(file), Path(out), errors="skip", keep=("id",), rows_per_part=PART)

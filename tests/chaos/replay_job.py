@@ -12,7 +12,7 @@ from pathlib import Path
 from monitoring.lake.lake import Lake
 from serving.batch.job import _Work
 from serving.batch.parts import Parts
-from tests.chaos.batch_job import early, forgetful
+from tests.chaos.batch_job import early, forgetful, slow
 from tests.integration.recorded_toy import again
 
 PART = 250
@@ -22,5 +22,5 @@ if __name__ == "__main__":
     if manner == "early":
         Parts.write = early  # type: ignore[method-assign, assignment]
     if manner == "forgetful":
-        _Work._read = forgetful  # type: ignore[method-assign, assignment]
+        _Work._read, Parts.write = forgetful, slow  # type: ignore[method-assign, assignment]
     again(Path(bundle), Lake(lake), Path(out), rows_per_part=PART)
