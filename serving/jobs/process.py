@@ -58,6 +58,8 @@ class Runner:
         ended = self._work(job)
         if ended is not None:
             self._write_down(job, ended)
+        if self._asked:
+            self._queue.give_back(job)
         return True
 
     def tidy(self) -> None:

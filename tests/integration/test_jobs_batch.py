@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pyarrow import BufferReader
 from pyarrow import csv as arrow_csv
 
 from serving.jobs.files import Places
+from serving.jobs.process import Runner
 from serving.wire.bounded import Bounds
 from tests.integration.batch_files import toy_rows, write, write_parquet
 from tests.integration.jobs_server import jobs
@@ -207,6 +209,25 @@ def test_a_job_is_cancelled_in_each_state(cache: Cache, key: str, tmp_path: Path
             assert (await client.delete(done)).json()["state"] == "done"
             assert (await client.get(f"{done}/result")).status_code == 200
             assert (await client.delete("/jobs/nonsense")).status_code == 404
+
+    run(scenario)
+
+
+def test_a_restart_of_the_server_costs_no_attempt(cache: Cache, key: str, tmp_path: Path) -> None:
+    """A file that is under way when its process is told to end is answered by the next one, as if it were the first."""
+    file = write_parquet(tmp_path / "in.parquet", toy_rows(5_000))
+
+    async def scenario() -> None:
+        async with jobs(cache, key, attempts=1) as at:
+            place = (await at.post(file)).headers["location"]
+            for _ in range(3):
+                told_to_end = Runner(at.queue, at.run, at.run / "jobs.json", [signal.SIGTERM])
+                assert await asyncio.to_thread(told_to_end.turn)
+                told = await at.get(place)
+                assert (told["state"], told["attempts"]) == ("queued", 0)
+            assert await at.work()
+            told = await at.get(place)
+            assert (told["state"], told["attempts"], told["rows"]) == ("done", 1, 5_000)
 
     run(scenario)
 
