@@ -5,6 +5,7 @@ The fast path accepts or refuses; only a refused body is read a second time, to 
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -178,8 +179,11 @@ class Decoder:
         try:
             # numpy looks at each value of a list for a type first: that takes longer than all the rest
             doubles = b"".join([self._doubles(*row) for row in numbers])
-        except struct.error:  # a null
-            return np.array(numbers, dtype=np.float64)
+        except (struct.error, OverflowError):  # a null, or an integer beyond all floats
+            try:
+                return np.array(numbers, dtype=np.float64)
+            except OverflowError:
+                return np.array([list(map(_double, row)) for row in numbers], dtype=np.float64)
         return np.frombuffer(doubles).reshape(len(values), -1)
 
     def fit(self, wide: Array) -> Array:
@@ -251,6 +255,14 @@ class Decoder:
             found = [FieldError("rows", "a value is outside of what its type can hold", "JSON of the contract")]
         first = found[0]
         return ContractViolation(f"{first.path}: {first.message}", errors=tuple(found[:20]))
+
+
+def _double(value: float | None) -> float | None:
+    """The value as a float; one beyond all floats is infinite, which `fit` refuses by its place."""
+    try:
+        return value if value is None else float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _picked(places: Sequence[int]) -> Callable[[tuple[Any, ...]], Sequence[Any]]:

@@ -161,12 +161,15 @@ def test_numbers_that_float32_cannot_hold_are_refused(text: str) -> None:
     assert "finite" in caught.value.errors[0].message
 
 
-@pytest.mark.parametrize("zeros", [0, 10, 40, 5000])
-def test_integers_that_would_be_rounded_are_refused(zeros: int) -> None:
-    """However large they are."""
-    digits = str(2**24 + 1) + "0" * zeros
-    with pytest.raises((ContractViolation, Malformed)):
-        DECODER.decode(body().replace(b'"hour": 3', f'"hour": {digits}'.encode()))
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("temp", ["1.5", "null"])
+@pytest.mark.parametrize("zeros", [0, 10, 40, 400, 5000])
+def test_integers_that_would_be_rounded_are_refused(zeros: int, temp: str, sign: str) -> None:
+    """However large they are, also beside a null."""
+    digits = sign + str(2**24 + 1) + "0" * zeros
+    data = body().replace(b'"hour": 3', f'"hour": {digits}'.encode()).replace(b"1.5", temp.encode())
+    with pytest.raises((ContractViolation, Malformed), match="hour"):
+        DECODER.decode(data)
 
 
 def test_zero_rows_and_too_many_rows_are_refused() -> None:
