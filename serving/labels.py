@@ -43,7 +43,8 @@ def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
     body = read_json(data, most_rows=most)
     if isinstance(body, dict):
         body = body["items"] if set(body) == {"items"} else [body]
-    wanted = '[{"prediction_id": "…", "label": 1.5}]'
+    whose = "" if model else '"model": "…", '
+    wanted = f'[{{{whose}"prediction_id": "…", "label": 1.5}}]'
     if not isinstance(body, list) or not body or not all(isinstance(item, dict) for item in body):
         raise Malformed("the body is not a list of labels", expected=wanted)
     if len(body) > most:
@@ -52,8 +53,10 @@ def read_items(data: bytes, model: str | None, *, most: int) -> list[LabelItem]:
     for n, item in enumerate(body):
         named = model or item.get("model")
         identifier = item.get("prediction_id")
-        told = "label" in item or "outcomes" in item
-        if not isinstance(named, str) or not isinstance(identifier, str) or not told:
+        if not isinstance(named, str):
+            hint = "POST it to /models/{name}/feedback, or name the model in each item"
+            raise Malformed(f"item {n} has no model", where=f"items[{n}].model", expected=wanted, hint=hint)
+        if not isinstance(identifier, str) or not ("label" in item or "outcomes" in item):
             raise Malformed(f"item {n} has no prediction_id or label", where=f"items[{n}]", expected=wanted)
         items.append(LabelItem(named, identifier, item.get("label"), item.get("at"), item.get("outcomes")))
     return items

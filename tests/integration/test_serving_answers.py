@@ -169,5 +169,8 @@ def test_feedback_is_on_disk_before_it_is_acknowledged(cache: Cache, offsets: di
             assert [r["prediction_id"] for r in results] == [first, "nope", second, second]
             again = await served.client.post("/feedback", json={**items[0], "model": "toy"})
             assert again.json()["results"][0]["status"] == "accepted"
+            nameless = await served.client.post("/feedback", json=items)
+            assert (nameless.status_code, nameless.json()["error"]["message"]) == (400, "item 0 has no model")
+            assert "/models/{name}/feedback" in nameless.json()["error"]["hint"]
 
     run(scenario)
