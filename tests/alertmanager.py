@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from monitoring.alerting.alert_rules import rules
-from tests.prometheus import free_port
+from tests.ports import free_port
 
 SOURCE = Path(__file__).parents[1] / "deploy/alertmanager"
 

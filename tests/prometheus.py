@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,15 +16,10 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from tests.ports import free_port
+
 SOURCE = Path(__file__).parents[1] / "deploy/prometheus"
 DEADLINE_S = 60.0
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def configure(folder: Path, ports: dict[str, int], *, rules: str | None = None, alertmanager: str = "") -> Path:

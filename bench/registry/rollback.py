@@ -29,6 +29,8 @@ from perene.config import Settings
 from registry.ledger import Ledger
 
 WAIT_S = 60.0
+SETTINGS: dict[str, Any] = {"auth": False, "device": "cpu"}
+"""Of the server, beside its number of workers."""
 RollBack = Callable[[Settings], "subprocess.Popen[bytes] | None"]
 """Rolls the model back, or starts the process that will."""
 
@@ -96,7 +98,7 @@ def serving(home: Path, workers: int) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     settings = home / "serve.json"
-    settings.write_text(json.dumps({"auth": False, "device": "cpu", "workers": workers}))
+    settings.write_text(json.dumps({**SETTINGS, "workers": workers}))
     command = [sys.executable, "-m", "serving", "--home", str(home), "--port", str(port), "--settings", str(settings)]
     with (home / "serve.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -1,4 +1,4 @@
-"""A serve process for hostile requests: every limit at its default, one toy model, one key."""
+"""A serve process for hostile requests: every limit on them at its default, one toy model, one key."""
 
 from __future__ import annotations
 

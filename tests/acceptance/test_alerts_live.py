@@ -24,7 +24,8 @@ from perene.config import load
 from perene.keyring import LOCAL, ensure_key
 from tests.acceptance.test_prometheus_live import running, until_ready
 from tests.alertmanager import Webhook, alertmanager, faster, fill, webhook
-from tests.prometheus import configure, free_port, get, prometheus, until_all_are_up
+from tests.ports import free_port
+from tests.prometheus import configure, get, prometheus, until_all_are_up
 
 pytestmark = pytest.mark.timeout(420)
 RULES = render(Limits(monitor_stale_s=6, slo_min_requests=20), pace=Pace(120, least_s=6))
@@ -33,6 +34,9 @@ WINDOW = 100
 CONFIG = f"""
 [serving]
 seal_seconds = 0.2
+
+[serving.queue]
+seconds = 60
 
 [models.{MODEL}.monitoring]
 window_rows = {WINDOW}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from tests.hostile import shared_models, sound
 from tests.hostile.files import FILES, canary_of
 from tests.hostile.forks import ROOT
 from tests.hostile.graphs import GRAPHS, RUNS
+from tests.ports import free_port
 
 WAIT_S = 60.0
 ROW = {"a": 0.0, "b": 0.0, "c": 0.0}
@@ -144,10 +144,10 @@ def client(home: Path, versions: tuple[dict[str, int], list[Path]]) -> Iterator[
     with closing(Ledger.open(f"sqlite:///{home / 'ledger.db'}")) as ledger:
         ledger.add_key(record)
     _deploy(home, versions[0]["first"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    (home / "serve.json").write_text(json.dumps({"poll_seconds": 0.05, "device": "cpu"}))
+    port = free_port()
+    # while hostile versions are judged the machine is busy; who is refused for that is another promise's matter
+    patient = {"queue": {"seconds": 60}}
+    (home / "serve.json").write_text(json.dumps({"poll_seconds": 0.05, "device": "cpu", **patient}))
     command = [sys.executable, "-m", "serving", "--home", str(home), "--port", str(port)]
     with (home / "serve.log").open("ab") as log:
         process = subprocess.Popen([*command, "--settings", str(home / "serve.json")], cwd=ROOT, stdout=log, stderr=log)

@@ -27,9 +27,10 @@ from monitoring.lake.lake import Lake
 from perene.client import Client
 from registry.ledger import Ledger
 from retrain.evidence import replay
-from tests.acceptance.demo_run import CONFIG, MODEL, DemoRun, Server, environment, free_port, perene, run_demo, wait_for
+from tests.acceptance.demo_run import CONFIG, MODEL, DemoRun, Server, environment, perene, run_demo, wait_for
+from tests.ports import free_port
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(1_200)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def test_mlflow_loads_the_champion_and_predicts_the_same(demo: DemoRun, client: 
     assert len(rows) == 20
     # the demo may have ended before its puller handed the last move over: a server starts with what it has
     wait_for(
-        lambda: client.predict(MODEL, rows[0])["version"] == _champion(demo), seconds=20, why="the champion serves"
+        lambda: client.predict(MODEL, rows[0])["version"] == _champion(demo), seconds=90, why="the champion serves"
     )
     served = client.predict(MODEL, rows)
     assert served["version"] == _champion(demo)
@@ -251,7 +252,7 @@ def test_acknowledged_feedback_survives_kill_9(demo: DemoRun, server: Server, cl
     assert {item["status"] for item in results} == {"accepted"}
     assert _labels_since(demo, landed) == {}, "in the lake already: the kill came too late to prove anything"
     server.start()
-    wait_for(lambda: _labels_since(demo, landed), seconds=30, why="the labels are in the lake")
+    wait_for(lambda: _labels_since(demo, landed), seconds=90, why="the labels are in the lake")
     assert _labels_since(demo, landed) == labels
 
 
@@ -268,7 +269,7 @@ def test_rollback_reaches_server_and_mlflow(demo: DemoRun, client: Client, tmp_p
     assert json.loads(done.stdout)["champion"] == 1 == _champion(demo)
     assert before != 1
     wait_for(
-        lambda: client.predict(MODEL, _flights(1))["version"] == 1, seconds=20, why="the server answers with version 1"
+        lambda: client.predict(MODEL, _flights(1))["version"] == 1, seconds=90, why="the server answers with version 1"
     )
     code = f"answer = int(mlflow.MlflowClient().get_model_version_by_alias('{MODEL}', 'champion').version)"
     assert _in_mlflow(demo.home, code) == 1

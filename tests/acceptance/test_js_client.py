@@ -190,7 +190,7 @@ def test_what_passes_is_tried_again_and_named_by_one_key(app: Path, live: Live) 
         keys = way.header("idempotency-key")
     assert found == [[answer(100, ROW)], "AbortError", "unreachable", 0]
     assert (len(keys), len(set(keys))) == (3, 1)
-    assert way.times[2] - way.times[1] >= 1.0
+    assert way.times[2] - way.times[1] >= 0.99  # Node counts whole milliseconds
 
 
 def test_the_document_suits_generators(live: Live) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import math
-import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,12 +19,13 @@ import pytest
 from monitoring.intake.pseudonyms import load_pseudonyms
 from monitoring.reading.api import events
 from registry.contract import Contract, Output, Policy
-from tests.acceptance.test_serving_process import Server, until
+from tests.acceptance.test_serving_process import WAIT_S, Server, until
 from tests.integration.dialect_models import COLUMNS, make_bundle
 from tests.integration.serving_toy import Cache
 from tests.integration.test_dialects import binary_body, oip_inputs
 from tests.integration.test_dialects_grpc import Client, infer_request
 from tests.integration.test_dialects_tables import ARROW, PARQUET, arrow, parquet, table_of
+from tests.ports import free_port
 
 MODEL: Final = "policies"
 POLICIES: Final[dict[str, Policy]] = {"temp": "drop", "carrier": "hash", "gate": "drop"}
@@ -129,9 +129,7 @@ def test_what_a_policy_keeps_out_is_in_no_file(cache: Cache) -> None:
     key = cache.key({"predict"})
     cache.deploy(1, model=MODEL)
     home = cache.folder.parent
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     slow = {"seal_seconds": 3_600.0, "seal_rows": 1_000_000}
     with Server(home, key, grpc_port=port, default_model=MODEL, queue={"seconds": 60}, **slow) as server:
         server.ready()
@@ -144,7 +142,7 @@ def test_what_a_policy_keeps_out_is_in_no_file(cache: Cache) -> None:
         until(lambda: any("spool" in name for name in found(home, kept)), "the hash is not in the spool")
         waiting = {canary: found(home, canary) for canary in secrets}
         server.process.terminate()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(WAIT_S) == 0
     assert waiting == {canary: [] for canary in secrets}
     assert {canary: found(home, canary) for canary in secrets} == {canary: [] for canary in secrets}
     assert any("unpacked" in name for name in found(home, kept))

@@ -20,7 +20,7 @@ from sklearn.preprocessing import OneHotEncoder
 from perene.config import load
 from perene.keyring import APP, LOCAL, ensure_key
 from tests.acceptance.test_prometheus_live import PERENE, running, until_ready
-from tests.prometheus import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -31,7 +31,7 @@ from perene.config import Settings
 from perene.replay import replay_onto
 from registry.bundle import read_bundle, seal
 from serving.replay.job import Replay
-from tests.acceptance.test_serving_process import ROOT, Server, in_threads, offsets, until
+from tests.acceptance.test_serving_process import ROOT, WAIT_S, Server, in_threads, offsets, until
 from tests.integration.dialect_models import CONTRACTS, make_bundles, rows_of
 from tests.integration.serving_toy import Cache
 
@@ -89,7 +89,7 @@ def traffic(toy_bundle: Path, offsets: dict[int, Path], tmp_path_factory: pytest
             if "key" in sample.labels
         }
         server.process.terminate()
-        server.process.wait(20)
+        server.process.wait(WAIT_S)
     for bundle in (made.home / "cache" / "bundles").glob("*/[12]"):
         _golden(bundle)
     return made

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -34,9 +33,10 @@ from registry.ledger import Ledger
 from registry.signing import new_key
 from serving.dialects.proto import messages
 from tests.integration.serving_toy import ROW, Cache, offset_bundle, pole_bundle
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30.0
+WAIT_S = 90.0
 KINDS = ("dsn", "mlflow", "redis", "key", "header", "basic", "query", "value", "entity", "label", "path")
 CANARY: Mapping[str, str] = {kind: f"cnry{kind}q7" for kind in KINDS}
 PLANTED = """
@@ -63,13 +63,6 @@ class Seen:
 
     def hits(self, canaries: Mapping[str, str]) -> list[tuple[str, str]]:
         return [(name, kind) for name, text in self.texts.items() for kind, word in canaries.items() if word in text]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found: int = probe.getsockname()[1]
-    return found
 
 
 @contextlib.contextmanager

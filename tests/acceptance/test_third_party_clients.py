@@ -20,6 +20,7 @@ import pytest
 from tests.acceptance.test_serving_process import ROOT, Server
 from tests.integration.dialect_models import CONTRACTS, make_bundles, rows_of
 from tests.integration.serving_toy import Cache
+from tests.ports import free_port
 
 HERE = Path(__file__).parent / "clients"
 ROWS = rows_of(CONTRACTS["words"], 23)
@@ -140,13 +141,6 @@ def test_mlflows_scoring_client(cache: Cache) -> None:
         assert client.invoke([list(row.values()) for row in ROWS], params={"entity": "a-1"})["predictions"] == own
         with pytest.raises(Exception, match=r"error code 422.*hour: missing feature.*sent as 'hoor'"):
             client.invoke(frame.rename(columns={"hour": "hoor"}))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_sigterm_with_grpc_open(cache: Cache) -> None:

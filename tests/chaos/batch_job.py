@@ -20,7 +20,7 @@ PART = 250
 
 
 def early(parts: Parts, name: str, write: Write) -> Any:
-    """Write the output under its own name, slowly enough that twenty kills find the moment."""
+    """Write the output under its own name, so slowly that the next kill finds it half written."""
     made = careful_write(parts, name, write)
     if name == "output":
         data = (parts.folder / name).read_bytes()
@@ -28,7 +28,7 @@ def early(parts: Parts, name: str, write: Write) -> Any:
             for start in range(0, len(data), len(data) // 4):
                 file.write(data[start : start + len(data) // 4])
                 file.flush()
-                time.sleep(0.05)
+                time.sleep(1.0)
     return made
 
 

@@ -46,9 +46,18 @@ def careless(engine: Engine, model: str, champion: int, op: str) -> int:
     return revision
 
 
+def patiently(url: str) -> Ledger:
+    """The ledger, once it can be opened: in a crowd on a slow disk SQLite's patience may end."""
+    while True:
+        try:
+            return Ledger.open(url)
+        except StoreUnavailable:
+            continue
+
+
 def main(url: str, log: str, name: str, manner: str) -> None:
     """Move models until killed."""
-    ledger, engine = Ledger.open(url), connect(url)
+    ledger, engine = patiently(url), connect(url)
     dice = random.Random(name)
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 

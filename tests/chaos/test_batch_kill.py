@@ -93,10 +93,11 @@ def test_each_row_is_in_the_output_once_whenever_the_job_is_killed(
     assert completed > 0
 
 
+@pytest.mark.timeout(600)
 def test_control_an_output_that_has_its_name_too_early_is_caught(offsets: dict[int, Path], tmp_path: Path) -> None:
     """Half an output is seen, or the next start stumbles over it."""
     try:
-        _, problems = _storm(tmp_path, offsets[1], ".csv", cycles=40, manner="early", seed=12, rows=10_000)
+        _, problems = _storm(tmp_path, offsets[1], ".csv", cycles=40, manner="early", seed=12, rows=5_000)
     except AssertionError as error:
         problems = [str(error)]
         assert "exists already" in problems[0]

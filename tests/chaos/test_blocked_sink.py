@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitoring.lake.lake import Lake
 from monitoring.lake.storage import Storage
 from registry.errors import StoreUnavailable
-from tests.acceptance.test_serving_process import NO_LEDGER, ROOT, Server, cache, offsets
+from tests.acceptance.test_serving_process import NO_LEDGER, ROOT, Server, cache, offsets, until
 from tests.integration.s3_server import S3
 from tests.integration.serving_toy import ROW, Cache
 
@@ -167,8 +167,11 @@ def test_what_a_full_spool_cannot_take_is_counted_to_the_event(cache: Cache, s3:
         server.ready()
         _signal(s3, signal.SIGSTOP)
         load = Load(server, rate=20, rows=400)
-        time.sleep(5)
-        load.stop()
+        try:
+            until(lambda: server.lost() > 0, "the spool takes it all")
+            time.sleep(2)
+        finally:
+            load.stop()
         _signal(s3, signal.SIGCONT)
         lost = int(server.lost())
         print(f"{len(load.ids)} answered, {lost} lost")

@@ -32,6 +32,8 @@ FULL = os.environ.get("PERENE_CHAOS") == "full"
 MOVES = 5_000 if FULL else 500
 """On each of the two databases."""
 KILL_EVERY_S = 2.0 if FULL else 0.7
+LEAST_KILLS = 10
+"""However fast the moves are made."""
 ROOT = Path(__file__).parents[2]
 CURRENT = text(
     "SELECT model, revision, champion FROM perene_deployments d "
@@ -53,8 +55,8 @@ class Storm:
     _clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def rage(self, clients: int, moves: int) -> None:
-        """Until there are `moves` rows."""
+    def rage(self, clients: int, moves: int, *, kills: int = 0) -> None:
+        """Until there are `moves` rows since all clients were at it, and so many kills."""
         Ledger.open(self.url).close()
         dice = random.Random(self.seed)
         self._clients = [self._start(n) for n in range(clients)]
@@ -63,7 +65,11 @@ class Storm:
             reader.start()
         try:
             with closing(Ledger.open(self.url)) as ledger:
-                while sum(row.revision for row in ledger.deployments().values()) < moves:
+                # the first one alone would have nobody to compete with, and is soon done
+                while not all((self.folder / f"{self.manner}-{n}.log").exists() for n in range(clients)):
+                    self._stop.wait(0.05)
+                goal = _moves(ledger) + moves
+                while _moves(ledger) < goal or self.kills < kills:
                     self._stop.wait(dice.uniform(0.5, 1.5) * KILL_EVERY_S)
                     victim = dice.randrange(clients)
                     assert self._clients[victim].poll() is None, "a client ended by itself"
@@ -125,11 +131,15 @@ class Storm:
         return found
 
 
+def _moves(ledger: Ledger) -> int:
+    return sum(row.revision for row in ledger.deployments().values())
+
+
 @pytest.mark.timeout(60 + MOVES)
 def test_acknowledged_moves_are_in_the_ledger_once_and_in_order(ledger_url: str, tmp_path: Path) -> None:
     """Sixteen clients, one killed every moment: one champion at every read, linearizable for each model."""
     storm = Storm(ledger_url, tmp_path, "careful", seed=8)
-    storm.rage(16, MOVES)
+    storm.rage(16, MOVES, kills=LEAST_KILLS)
     attempts, rows = storm.attempts(), storm.rows()
     outcomes = Counter(attempt.outcome for attempt in attempts)
     print(f"{len(rows)} rows, {dict(outcomes)}, {storm.kills} kills, {len(storm.reads)} reads")
@@ -141,7 +151,7 @@ def test_acknowledged_moves_are_in_the_ledger_once_and_in_order(ledger_url: str,
     assert outcomes["conflict"] > 0, "nobody ever competed"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_control_without_compare_and_swap_is_caught(ledger_url: str, tmp_path: Path) -> None:
     """Reading and writing in two transactions loses updates, and the checker says so."""
     storm = Storm(ledger_url, tmp_path, "careless", seed=9)

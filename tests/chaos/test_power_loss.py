@@ -50,11 +50,14 @@ def work():
         os.write(file, f"!{name}\\n".encode())
 
 def predict():
-    for _ in range(800):
-        name = uuid7()
-        spool.append([LabelEvent(name, "m", 1.0, 1e9, 1e9)])  # any event that nobody waits for
-        os.write(file, f"!{name}\\n".encode())
-        time.sleep(0.001)
+    for _ in range(10):
+        for _ in range(80):
+            name = uuid7()
+            spool.append([LabelEvent(name, "m", 1.0, 1e9, 1e9)])  # any event that nobody waits for
+            os.write(file, f"!{name}\\n".encode())
+            time.sleep(0.001)
+        while spool.stats().pending:  # however slow the disk is, there are commits in between
+            time.sleep(0.001)
 
 threads = [threading.Thread(target=predict)]
 if sys.argv[3] != "predict":

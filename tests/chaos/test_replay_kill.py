@@ -116,7 +116,7 @@ def test_each_row_is_compared_once_whenever_the_replay_is_killed(
     assert completed > 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_control_a_replay_that_forgets_what_it_has_done_is_caught(
     offsets: dict[int, Path], lake: Lake, tmp_path: Path
 ) -> None:
@@ -126,7 +126,7 @@ def test_control_a_replay_that_forgets_what_it_has_done_is_caught(
     assert any("instead of" in problem for problem in problems)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_control_an_output_that_has_its_name_too_early_is_caught(
     offsets: dict[int, Path], lake: Lake, tmp_path: Path
 ) -> None:

@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from monitoring.intake.shipper import ship_once
 from monitoring.lake.lake import Lake
 from tests.chaos.nursery import nursery
 from tests.integration.serving_toy import ROW, Cache
+from tests.ports import free_port
 
 KILLS = 500 if os.environ.get("PERENE_CHAOS") == "full" else 30
 CLIENTS = 4
@@ -87,13 +87,6 @@ class _Load:
                 connection.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def _shipper(home: Path) -> subprocess.Popen[bytes]:
     options = ["--interval", "0.05", "--min-rows", "500", "--max-age", "0.1"]
     places = ["--spool-dir", str(home / "spool"), "--lake", str(home / "events")]
@@ -103,7 +96,7 @@ def _shipper(home: Path) -> subprocess.Popen[bytes]:
 
 def _storm(cache: Cache, *, kills: int, manner: str) -> tuple[list[str], Counter[str], dict[str, list[int]]]:
     """Kill the server so often; returns the ids read, how often each is in the lake, and the numbers by boot."""
-    home, port, dice, pause = cache.folder.parent, _free_port(), random.Random(9), threading.Event()
+    home, port, dice, pause = cache.folder.parent, free_port(), random.Random(9), threading.Event()
     key = cache.key({"predict"})
     cache.deploy(1)
     (home / "spool").mkdir()

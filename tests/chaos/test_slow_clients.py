@@ -31,7 +31,12 @@ from tests.integration.serving_toy import ROW, Cache, offset_bundle
 FULL = os.environ.get("PERENE_CHAOS") == "full"
 CLIENTS = 1_000 if FULL else 200
 BOUNDS = Bounds() if FULL else Bounds(header_s=1.0, body_s=1.5, take_s=1.5, linger_s=0.5, sweep_s=0.2)
-WITHIN_S = 35.0 if FULL else 4.0
+WITHIN_S = 35.0 if FULL else 30.0
+"""Much longer than the bounds, for busy machines: who is not closed by a bound stays for ever."""
+ANSWERS = 50
+"""Of a healthy client, while slow ones are there."""
+STAY_S = 4.0
+"""Longer than the bounds of the short form."""
 BODY = json.dumps({"rows": [ROW]}).encode()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 MANY = json.dumps({"rows": [ROW] * 10_000}).encode()
@@ -122,21 +127,19 @@ async def closed_after(at: At, slow: Slow, give_up_s: float) -> float:
     return float("inf")
 
 
-async def healthy(port: int, stop: Callable[[], bool]) -> list[float]:
-    """Seconds of each of the requests of an ordinary client, all of which are answered."""
+async def healthy(port: int, stop: Callable[[], bool], took: list[float]) -> None:
+    """An ordinary client, all of whose requests are answered: the seconds of each go to `took`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    took: list[float] = []
     while not stop():
         began = time.monotonic()
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=10)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=WITHIN_S)
         assert head.startswith(b"HTTP/1.1 200"), head
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
-        await asyncio.wait_for(reader.readexactly(int(length.split(b":")[1])), timeout=10)
+        await asyncio.wait_for(reader.readexactly(int(length.split(b":")[1])), timeout=WITHIN_S)
         took.append(time.monotonic() - began)
         await asyncio.sleep(0.01)
     writer.close()
-    return took
 
 
 @pytest.fixture
@@ -150,44 +153,51 @@ def app(toy_bundle: Path, tmp_path: Path) -> FastAPI:
 
 
 async def trial(
-    app: FastAPI, protocol: type[HttpToolsProtocol], slow: list[Slow], give_up_s: float
-) -> tuple[list[float], list[float]]:
-    """When each slow client was closed, and how long a healthy one waited meanwhile for each answer."""
+    app: FastAPI, protocol: type[HttpToolsProtocol], slow: list[Slow], give_up_s: float, *, least: int = 0
+) -> tuple[list[tuple[Slow, float]], list[float]]:
+    """When each slow client was closed, and how long a healthy one waited meanwhile for each answer.
+
+    On a slow machine the slow clients come up to ten times, until the healthy one had `least` answers beside them:
+    one that is held up has not even then.
+    """
+    closed: list[tuple[Slow, float]] = []
+    took: list[float] = []
     async with app.router.lifespan_context(app), server(app, protocol) as at:
         done = False
-        beside = asyncio.create_task(healthy(at.port, lambda: done))
+        beside = asyncio.create_task(healthy(at.port, lambda: done, took))
         try:
-            closed = await asyncio.gather(*(closed_after(at, one, give_up_s) for one in slow))
+            for _ in range(10):
+                found = await asyncio.gather(*(closed_after(at, one, give_up_s) for one in slow))
+                closed += zip(slow, found, strict=True)
+                if len(took) >= least:
+                    break
+            beside_them = took.copy()
         finally:
             done = True
-        return closed, await beside
+        await beside
+    return closed, beside_them
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120 + 10 * WITHIN_S)
 def test_slow_clients_are_closed_and_hold_up_nobody(app: FastAPI) -> None:
     """Of every kind at once: each is closed in time, and requests beside are answered throughout."""
     each = -(-CLIENTS // (len(KINDS) - 1))
     # a large answer costs the server tens of milliseconds: there are few of those
     slow = [kind for kind in KINDS.values() for _ in range(each if kind.reads else min(each, 4))]
-    closed, took = asyncio.run(trial(app, protocol_of(app.state.service, BOUNDS), slow, WITHIN_S))
-    late = {
-        name
-        for name, kind in KINDS.items()
-        for at, one in zip(closed, slow, strict=True)
-        if one is kind
-        if at > WITHIN_S
-    }
+    closed, took = asyncio.run(trial(app, protocol_of(app.state.service, BOUNDS), slow, WITHIN_S, least=ANSWERS))
+    late = {name for name, kind in KINDS.items() for one, at in closed if one is kind if at > WITHIN_S}
     waited = (
         f"median {statistics.median(took) * 1e3:.1f} ms, 99 % within {sorted(took)[-len(took) // 100] * 1e3:.1f} ms"
     )
-    print(f"{len(slow)} clients, the last closed after {max(closed):.1f} s; beside: {waited}, {len(took)} requests")
+    last = max(at for _, at in closed)
+    print(f"{len(closed)} clients, the last closed after {last:.1f} s; beside: {waited}, {len(took)} requests")
     assert late == set()
-    assert len(took) > 50
+    assert len(took) >= ANSWERS
 
 
 def test_without_deadlines_they_stay(app: FastAPI) -> None:
     """The control: uvicorn's own protocol keeps every kind of them, and the same check sees it."""
     kinds = [KINDS["silent"], KINDS["headers, byte by byte"], KINDS["a body elsewhere"], KINDS["empty lines after"]]
     kinds.append(KINDS["a large answer, not taken"])
-    closed, _ = asyncio.run(trial(app, HttpToolsProtocol, kinds, 4.0))
-    assert closed == [float("inf")] * len(kinds)
+    closed, _ = asyncio.run(trial(app, HttpToolsProtocol, kinds, STAY_S))
+    assert [at for _, at in closed] == [float("inf")] * len(kinds)

@@ -1,7 +1,7 @@
 """Promise 19: under traffic, errors, swaps, labels, slow clients and drift, no process of the platform grows.
 
 Short: half a minute, up to three times, after warming up. `PERENE_CHAOS=full`: ten minutes after two, with Evidently's
-reports. The control keeps 4 kB of each request, and now and then a descriptor and a thread.
+reports. The control keeps 16 kB of each request, and now and then a descriptor and a thread.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ from serving.dataplane import DataPlane
 log, kept = DataPlane.log, []
 
 def keeping(self, *given):
-    kept.append(bytearray(os.urandom(4096)))
+    kept.append(bytearray(os.urandom(16_384)))
     if len(kept) % 100 == 0:
         kept.append(os.open("/dev/null", os.O_RDONLY))
         threading.Thread(target=threading.Event().wait, daemon=True).start()

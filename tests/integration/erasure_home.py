@@ -92,9 +92,9 @@ class People:
             spool.append(Answered(CONTRACT, 1, "shadow", at, at, "", *about[3:], (), answers, None))
             labels += [LabelEvent(i, MODEL, 2.5, at + 60, at + 60) for i in ids]
         if label:
-            spool.append_durable(labels).result(20)
+            spool.append_durable(labels).result(60)
         else:
-            spool.append_durable([LabelEvent(uuid7(), MODEL, 1.0, at, at)]).result(20)
+            spool.append_durable([LabelEvent(uuid7(), MODEL, 1.0, at, at)]).result(60)
 
     def ship(self) -> None:
         ship_once(self.home / "spool", self.lake, min_rows=1, max_age_s=-1.0, now=NOON * 2)

@@ -72,8 +72,12 @@ def ticked(worker: Worker, *, seconds: float = 120.0) -> Run:
 
 def begun(worker: Worker) -> tuple[Run, Path]:
     """A run whose child was stopped before it did anything, and its specification without a parent to die with."""
-    run: Run = toy.until(lambda: the_run(worker.ledger, "running"), worker.tick)
-    worker.runs.stop()
+
+    def turn() -> None:
+        worker.tick()
+        worker.runs.stop()  # at once: a child that is given the time gets further
+
+    run: Run = toy.until(lambda: the_run(worker.ledger, "running"), turn)
     spec = next(Places(worker.places.home).run(run.run_id).glob("spec-*.json"))
     spec.write_text(json.dumps(json.loads(spec.read_text()) | {"parent": 0}))
     return run, spec

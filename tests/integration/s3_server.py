@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 BUCKET = "lake"
 
 

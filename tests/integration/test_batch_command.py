@@ -25,6 +25,21 @@ from tests.integration.batch_files import left, read, toy_rows, write
 from tests.integration.registered_toy import MODEL, Shelf
 
 ROOT = Path(__file__).parents[2]
+SLOWLY = """
+import time
+from perene.cli import main
+from serving.batch.parts import Parts
+
+write = Parts.write
+
+def slowly(*given):
+    time.sleep(0.05)
+    return write(*given)
+
+Parts.write = slowly
+main()
+"""
+"""The command on a disk so slow that a signal finds it half-way, however fast the machine is."""
 
 
 @pytest.fixture
@@ -134,7 +149,8 @@ def test_ctrl_c_keeps_what_is_answered_and_says_how_to_go_on(shelf: Shelf, tmp_p
     for sent in (signal.SIGINT, signal.SIGTERM):
         screen, terminal = pty.openpty()
         before = journal.stat().st_size if journal.exists() else 0
-        process = subprocess.Popen(command(shelf, *usual), cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal)
+        slow = [sys.executable, "-c", SLOWLY, *command(shelf, *usual)[3:]]
+        process = subprocess.Popen(slow, cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal)
         os.close(terminal)
         shown: list[bytes] = []
         reader = threading.Thread(target=_read_all, args=(screen, shown))

@@ -153,8 +153,8 @@ def test_predictions_go_on_while_the_ledger_is_locked(deployed: Cache) -> None:
     async def scenario() -> None:
         async with serving(deployed) as served:
             served.client.headers.update(key)
-            served.app.state.service.ledger._seconds = 0.3
             assert (await served.client.get("/models/toy/experiments")).status_code == 200
+            served.app.state.service.ledger._seconds = 0.3  # from here on nobody is answered
             with closing(sqlite3.connect(deployed.folder.parent / "ledger.db", isolation_level=None)) as db:
                 db.execute("BEGIN IMMEDIATE")
                 waits = asyncio.create_task(asked(served, "", {"candidate": 2, "reason": "r"}, {}))
@@ -185,13 +185,19 @@ def test_a_ledger_that_is_away_is_503(deployed: Cache, tmp_path: Path) -> None:
 
 def test_what_hangs_is_not_waited_for_twice() -> None:
     """While one question hangs, the next ones are refused without being put in line behind it."""
-    goes_on = threading.Event()
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def hang(_: Ledger) -> None:
+        begun.set()
+        goes_on.wait(60)
 
     async def scenario() -> None:
         desk = LedgerDesk("sqlite://", seconds=0.1)
         try:
-            with pytest.raises(StoreUnavailable):
-                await desk.do(lambda _: goes_on.wait(60))
+            while not begun.is_set():  # one that the thread did not get to in time was never begun, and hangs nowhere
+                with pytest.raises(StoreUnavailable):
+                    await desk.do(hang)
+            await asyncio.sleep(0.2)  # by now it hangs for longer than anybody waits
             for _ in range(50):
                 with pytest.raises(StoreUnavailable):
                     await desk.do(lambda _: None)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from monitoring.intake.shipper import ship_once
 from monitoring.lake.lake import Lake
 from registry.bundle import seal
+from registry.native.protocol import send
 from serving.errors import Overloaded
 from serving.explanations import desk
 from serving.explanations.desk import Explanations
@@ -41,6 +43,11 @@ def desk_of(served: Served) -> Explanations:
 def running(served: Served) -> bool:
     """Whether there is a child."""
     return desk_of(served).process.pid is not None
+
+
+async def stored(served: Served) -> None:
+    """Wait until what was predicted is on disk, where the child looks for it."""
+    await asyncio.wrap_future(served.spool.append_durable([]))
 
 
 async def explain(served: Served, body: Any, path: str = PATH, **headers: str) -> list[dict[str, Any]]:
@@ -102,7 +109,7 @@ def test_recorded_predictions_are_explained_wherever_the_log_has_them(cache: Cac
             rows = [ROW, {**ROW, "temp": None, "hour": 3}]
             ids = (await served.predict(rows))["prediction_ids"]
             by_rows = await explain(served, {"rows": rows})
-            await asyncio.sleep(0.1)
+            await stored(served)
             asked = [ids[1], UNKNOWN, ids[0], "no id", ids[1], NEVER]
             waiting = await explain(served, {"prediction_ids": asked})
             assert [one.get("prediction_id") for one in waiting] == asked
@@ -131,7 +138,7 @@ def test_an_explanation_of_an_id_is_kept(cache: Cache, toy: str, monkeypatch: py
     async def scenario() -> None:
         async with serving(cache, toy) as served:
             (identifier,) = (await served.predict())["prediction_ids"]
-            await asyncio.sleep(0.1)
+            await stored(served)
             body = {"prediction_ids": [identifier]}
             first = await explain(served, body)
             process = desk_of(served).process
@@ -162,7 +169,7 @@ def test_the_version_that_answered_explains_unless_another_is_named(
     async def scenario() -> None:
         async with serving(cache, key) as served:
             (identifier,) = (await served.predict())["prediction_ids"]
-            await asyncio.sleep(0.1)
+            await stored(served)
             body = {"prediction_ids": [identifier]}
             assert (await explain(served, body))[0]["version"] == 1
             (other,) = await explain(served, body, **{"x-model-version": "2"})
@@ -302,8 +309,13 @@ def test_a_row_whose_mixes_have_no_answer_costs_only_itself(cache: Cache, toy_bu
     run(scenario)
 
 
-def test_a_killed_child_costs_one_refusal(cache: Cache, toy: str) -> None:
+def test_a_killed_child_costs_one_refusal(cache: Cache, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 while it works: a 503 that says when to come again, and the next one is answered."""
+    sent = threading.Event()
+
+    def told(*given: Any) -> None:
+        send(*given)
+        sent.set()
 
     async def scenario() -> None:
         async with serving(cache, toy) as served:
@@ -312,8 +324,9 @@ def test_a_killed_child_costs_one_refusal(cache: Cache, toy: str) -> None:
             first = process.pid
             assert first is not None
             os.kill(first, signal.SIGSTOP)  # so that it is at work when it dies
+            monkeypatch.setattr("serving.explanations.process.send", told)
             asked = asyncio.create_task(served.client.post(PATH, json={"rows": [ROW]}))
-            await asyncio.sleep(0.2)
+            assert await asyncio.to_thread(sent.wait, 60)
             os.kill(first, signal.SIGKILL)
             reply = await asked
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "overloaded")
@@ -322,7 +335,11 @@ def test_a_killed_child_costs_one_refusal(cache: Cache, toy: str) -> None:
             assert process.pid not in (None, first)
             # killed while it rests: nobody notices
             os.kill(process.pid or 0, signal.SIGKILL)
-            await asyncio.sleep(0.1)
+
+            async def dead() -> bool:
+                return process.pid is None
+
+            await served.until(dead)
             require_sum((await explain(served, {"rows": [ROW]}))[0])
 
     run(scenario)
@@ -332,7 +349,8 @@ def test_one_that_takes_too_long_is_ended_and_the_loop_answers_meanwhile(cache: 
     """Predictions go on while an explanation hangs; the few that wait are refused in time, the others at once."""
 
     async def scenario() -> None:
-        async with serving(cache, toy, explain=ExplainSettings(seconds=1.0)) as served:
+        # seconds in which a busy machine gives twenty predictions while the child hangs
+        async with serving(cache, toy, explain=ExplainSettings(seconds=5.0)) as served:
             while (await served.client.post(PATH, json=ROW)).status_code != 200:
                 await asyncio.sleep(0.1)
             process = desk_of(served).process
@@ -358,9 +376,9 @@ def test_the_child_ends_when_nobody_asks_and_with_the_server(cache: Cache, toy: 
     """Its memory is given back; it gives way to what answers; and it outlives nobody."""
 
     async def scenario() -> None:
-        async with serving(cache, toy, explain=ExplainSettings(seconds=60, idle_seconds=0.5)) as served:
+        async with serving(cache, toy, explain=ExplainSettings(seconds=60, idle_seconds=600)) as served:
             await explain(served, {"rows": [ROW]})
-            process = desk_of(served).process
+            at, process = desk_of(served), desk_of(served).process
             assert process.pid is not None
             child = psutil.Process(process.pid)
             assert child.nice() >= 10
@@ -368,7 +386,11 @@ def test_the_child_ends_when_nobody_asks_and_with_the_server(cache: Cache, toy: 
             async def ended() -> bool:
                 return process.pid is None and not child.is_running()
 
+            patient = at.settings
+            at.settings = patient.model_copy(update={"idle_seconds": 0.1})
+            await explain(served, {"rows": [ROW]})  # the last for a while
             await served.until(ended)
+            at.settings = patient  # the next one rests until the server ends, however slowly we look at it
             await explain(served, {"rows": [ROW]})
             last = psutil.Process(process.pid or 0)
         assert not last.is_running()
@@ -407,7 +429,7 @@ def test_predictions_of_another_model_are_unknown(cache: Cache, toy_bundle: Path
     async def scenario() -> None:
         async with serving(cache, key, default_model="toy") as served:
             (identifier,) = (await served.predict())["prediction_ids"]
-            await asyncio.sleep(0.1)
+            await stored(served)
             body = {"prediction_ids": [identifier]}
             (mine,) = await explain(served, body)
             assert "attributions" in mine

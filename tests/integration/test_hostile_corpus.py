@@ -94,8 +94,10 @@ def test_what_crashes_or_hangs_the_runtime_is_refused_before_it_is_run(
     outcome = forks.ask("judge", folder)
     assert outcome.how == "refused"
     assert re.search("input 1 is missing|a child does not exist", outcome.reason), outcome.reason
-    control = forks.ask("bypass", folder, seconds=1.0)
-    assert control.how == ("crashed" if path.name.startswith("crash") else "late")
+    crashes = path.name.startswith("crash")
+    # what crashes does so at once, if the machine lets it run; what hangs takes all the time that it has
+    control = forks.ask("bypass", folder, seconds=60.0 if crashes else 1.0)
+    assert control.how == ("crashed" if crashes else "late")
 
 
 @pytest.mark.parametrize("case", RUNS, ids=lambda case: case.name)
@@ -107,8 +109,10 @@ def test_what_only_a_run_shows_is_refused_by_the_child(case: HostileGraph, tmp_p
     folder = sound.write_bundle(tmp_path / "b", sound.trees(), case.contract)
     (folder / "model.onnx").write_bytes(made.SerializeToString())
     seal(folder)
+    # only what does not end needs its time to be over; the others get as much as a busy machine takes for them
+    seconds = 1.0 if "in time" in case.reason else 60.0
     with pytest.raises(BundleCorrupt, match=case.reason):
-        check_in_child(folder, seconds=1.0, memory_mb=512)
+        check_in_child(folder, seconds=seconds, memory_mb=512)
 
 
 def test_memory_that_grows_faster_than_the_rows_is_refused(tmp_path: Path) -> None:

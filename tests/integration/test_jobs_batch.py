@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from pyarrow import BufferReader
 from pyarrow import csv as arrow_csv
 
+from registry import child
 from serving.jobs.files import Places
 from serving.jobs.process import Runner
 from serving.wire.bounded import Bounds
@@ -175,7 +177,24 @@ def test_a_repeat_under_an_idempotency_key_is_the_same_job(cache: Cache, key: st
     run(scenario)
 
 
-def test_a_job_is_cancelled_in_each_state(cache: Cache, key: str, tmp_path: Path) -> None:
+HANGING = """
+import runpy, sys, time
+from serving.batch.parts import Parts
+
+Parts.write = lambda *_: time.sleep(600)
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+"""The child on a disk that takes nothing: it tells how far it is, and never ends by itself."""
+
+
+def hanging(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", HANGING, module, *arguments]
+
+
+def test_a_job_is_cancelled_in_each_state(
+    cache: Cache, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Waiting: it never begins; running: the child is gone; done: nothing changes; and again: the same answer."""
     file = write_parquet(tmp_path / "in.parquet", toy_rows(10))
     long = write_parquet(tmp_path / "long.parquet", toy_rows(400_000))
@@ -190,6 +209,8 @@ def test_a_job_is_cancelled_in_each_state(cache: Cache, key: str, tmp_path: Path
             assert not await at.work()
 
             running = (await at.post(long, "?format=csv")).headers["location"]
+            usual = child.command
+            monkeypatch.setattr(child, "command", hanging)  # it must not be done before it is cancelled
             worker = threading.Thread(target=at.runner.turn)
             worker.start()
 
@@ -200,6 +221,7 @@ def test_a_job_is_cancelled_in_each_state(cache: Cache, key: str, tmp_path: Path
             assert (await at.get(running))["eta_seconds"] is not None
             assert (await client.delete(running)).json()["state"] == "cancelled"
             await asyncio.to_thread(worker.join)
+            monkeypatch.setattr(child, "command", usual)
             assert (await at.get(running))["state"] == "cancelled"
             assert not Places(at.run, running.rpartition("/")[2]).folder.exists()
             assert (await client.get(f"{running}/result")).status_code == 409
@@ -333,32 +355,52 @@ def test_wrong_requests_are_refused(cache: Cache, key: str, tmp_path: Path) -> N
     run(scenario)
 
 
-def test_a_long_file_has_time_to_come(cache: Cache, key: str, tmp_path: Path) -> None:
+def test_a_long_file_has_time_to_come(cache: Cache, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that goes on coming may take longer than other bodies; one that stops is ended."""
+    # the connections' clock goes on by our word alone: a machine that stands still costs no caller his time
+    now = 1_000.0
+    monkeypatch.setattr("serving.wire.bounded.monotonic", lambda: now)
     rows = b"temp,hour,late,carrier\n" + b"1.5,7,true,AA\n" * 400_000
     quarter = len(rows) // 4 + 1
+    uploads = cache.folder.parent / "run" / "jobs"
     head = (
         f"POST /models/toy/batch?errors=skip HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n"
         f"Content-Type: text/csv\r\nContent-Length: {len(rows)}\r\nConnection: close\r\n\r\n"
     ).encode()
 
-    async def sent(port: int, parts: list[bytes]) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head)
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(0.8)
-        found = await asyncio.wait_for(reader.read(), 10)
-        writer.close()
-        return found
+    def kept() -> int:
+        return sum(path.stat().st_size for path in uploads.rglob("*") if path.is_file())
+
+    async def taken(writer: asyncio.StreamWriter, part: bytes) -> None:
+        """Send more than a MiB, so that some of it is put on disk, and wait for that."""
+        before = kept()
+        writer.write(part)
+        while kept() == before:
+            assert not writer.is_closing(), "the connection was ended"
+            await asyncio.sleep(0.01)
 
     async def scenario() -> None:
+        nonlocal now
         async with lanes(cache, Bounds(body_s=2.0, sweep_s=0.1)) as at:
-            parts = [rows[start : start + quarter] for start in range(0, len(rows), quarter)]
-            assert (await sent(at.fast, parts)).startswith(b"HTTP/1.1 202 ")
-            assert await sent(at.fast, parts[:1]) == b""
-        folders = list((cache.folder.parent / "run" / "jobs").iterdir())
-        assert len(folders) == 1
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.fast)
+            writer.write(head)
+            for start in range(0, 3 * quarter, quarter):
+                await taken(writer, rows[start : start + quarter])
+                now += 1.5
+                await asyncio.sleep(0.3)  # for deadlines to be looked at
+            writer.write(rows[3 * quarter :])
+            assert (await reader.read()).startswith(b"HTTP/1.1 202 ")
+            writer.close()
+
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.fast)
+            writer.write(head)
+            await taken(writer, rows[: 1 << 20])
+            ended = asyncio.create_task(reader.read())
+            while not ended.done():
+                now += 1.0
+                await asyncio.sleep(0.05)
+            assert await ended == b""
+            writer.close()
+        assert len(list(uploads.iterdir())) == 1
 
     run(scenario)

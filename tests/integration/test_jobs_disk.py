@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.integration.serving_toy import ROW, Cache
 
 ROOT = Path(__file__).parents[2]
@@ -80,13 +78,12 @@ def _run(cache: Cache, offsets: dict[int, Path], manner: str) -> dict[str, objec
     key = cache.key({"predict"})
     cache.deploy(1)
     command = [sys.executable, "-c", SCRIPT, str(cache.folder.parent), key, json.dumps(ROW), manner]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     said: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return said
 
 
-@pytest.mark.timeout(90)
 def test_what_the_disk_cannot_keep_is_not_accepted(cache: Cache, offsets: dict[int, Path]) -> None:
     """507 for a file; 507, or 503 where SQLite cannot tell why, for predictions that wait; others are answered."""
     said = _run(cache, offsets, "careful")
@@ -98,7 +95,6 @@ def test_what_the_disk_cannot_keep_is_not_accepted(cache: Cache, offsets: dict[i
     assert said["states"] == ["done"]
 
 
-@pytest.mark.timeout(90)
 def test_control_a_queue_that_does_not_wait_for_the_disk_is_caught(cache: Cache, offsets: dict[int, Path]) -> None:
     """Jobs that were accepted are unknown."""
     said = _run(cache, offsets, "early")

@@ -175,7 +175,7 @@ def test_loss_is_counted_by_rows(tmp_path: Path) -> None:
         spool.append(answered(contract, 1, 1))
         spool.append(bad)
         spool.append(answered(contract, 5, 2))
-        spool.append_durable([]).result(10)
+        spool.append_durable([]).result(60)
         stats = spool.stats()
         assert (stats.stored, stats.pending, stats.lost) == (3, 0, {"invalid": 3})
         reader = SpoolReader(spool.path)

@@ -82,10 +82,10 @@ def test_disk_that_refuses_keeps_the_events(tmp_path: Path, caplog: pytest.LogCa
     root = tmp_path / "lake"
     root.write_text("a file stands where the folder should be")
     dead = Spool.open(tmp_path / "spool")
-    dead.append_durable([LabelEvent("id-0", "m", 1, NOON, NOON)]).result(10)
+    dead.append_durable([LabelEvent("id-0", "m", 1, NOON, NOON)]).result(60)
     dead.close()
     with Spool.open(tmp_path / "spool") as living, caplog.at_level(logging.CRITICAL):
-        living.append_durable([LabelEvent("id-1", "m", 1, NOON, NOON)]).result(10)
+        living.append_durable([LabelEvent("id-1", "m", 1, NOON, NOON)]).result(60)
         for _ in range(3):
             assert ship_once(tmp_path / "spool", Lake(root), min_rows=1, max_age_s=0, now=NOON) == 0
         assert dead.path.is_file()

@@ -33,7 +33,7 @@ def _labels(first: int, count: int) -> list[LabelEvent]:
 
 def _add(spool: Spool, first: int, count: int) -> float:
     """Append durably; returns the moment they were stored."""
-    spool.append_durable(_labels(first, count)).result(10)
+    spool.append_durable(_labels(first, count)).result(60)
     db = connect(spool.path)
     stored = db.execute("SELECT max(stored) FROM events").fetchone()[0]
     db.close()
@@ -232,7 +232,7 @@ def _command(tmp_path: Path) -> list[str]:
 
 def _until(happens: Callable[[], bool]) -> bool:
     pause = threading.Event()
-    for _ in range(600):
+    for _ in range(2400):
         if happens():
             return True
         pause.wait(0.05)

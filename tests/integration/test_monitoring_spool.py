@@ -33,7 +33,7 @@ def _stored(spool: Spool) -> list[tuple[int, str]]:
 
 def _wait(spool: Spool) -> None:
     """Everything appended before is on disk when this durable append is."""
-    spool.append_durable([]).result(10)
+    spool.append_durable([]).result(60)
 
 
 def test_appended_events_are_committed_in_order(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_appended_events_are_committed_in_order(tmp_path: Path) -> None:
     with Spool.open(tmp_path, commit_interval_s=0.01) as spool:
         for number in range(100):
             spool.append([_label(number)])
-        spool.append_durable([_label(100), _label(101)]).result(10)
+        spool.append_durable([_label(100), _label(101)]).result(60)
         assert _stored(spool) == [(n + 1, f"id-{n}") for n in range(102)]
     # after closing: the size is measured behind the acknowledgement, which must not wait for it
     stats = spool.stats()
@@ -54,7 +54,7 @@ def test_background_commit_needs_no_call(tmp_path: Path) -> None:
     with Spool.open(tmp_path, commit_interval_s=0.01) as spool:
         spool.append([_label(1)])
         pause = threading.Event()
-        for _ in range(1000):
+        for _ in range(6000):
             if _stored(spool):
                 break
             pause.wait(0.01)
@@ -71,7 +71,7 @@ def test_future_resolves_only_after_the_commit(tmp_path: Path) -> None:
             done.result(0.3)
         db.execute("ROLLBACK")
         db.close()
-        done.result(10)
+        done.result(60)
         assert _stored(spool) == [(1, "id-1")]
 
 
@@ -97,20 +97,20 @@ def test_threads_leave_no_gap(tmp_path: Path) -> None:
 def test_full_spool_counts_predictions_and_refuses_feedback(tmp_path: Path) -> None:
     """Beyond `max_bytes` an append is counted, a durable one is answered with an error."""
     with Spool.open(tmp_path, commit_interval_s=0.01, max_bytes=100_000) as spool:
-        spool.append_durable([_label(n, "x" * 100) for n in range(2000)]).result(10)
+        spool.append_durable([_label(n, "x" * 100) for n in range(2000)]).result(60)
         _wait_until_measured(spool)
         for number in range(7):
             spool.append([_label(number)])
         refused = spool.append_durable([_label(1), _label(2)])
         with pytest.raises(StoreUnavailable, match="spool_full"):
-            refused.result(10)
+            refused.result(60)
         assert (spool.stats().lost, spool.stats().refused) == ({"spool_full": 7}, 2)
         assert len(_stored(spool)) == 2000
 
 
 def _wait_until_measured(spool: Spool) -> None:
     pause = threading.Event()
-    for _ in range(1000):
+    for _ in range(6000):
         if spool.stats().bytes >= 100_000:
             return
         pause.wait(0.01)
@@ -123,9 +123,9 @@ def test_event_that_cannot_be_written_does_not_harm_others(tmp_path: Path) -> No
         spool.append([_label(1)])
         spool.append([_label(2, bad)])
         failed = spool.append_durable([_label(3), _label(4, bad)])
-        spool.append_durable([_label(5)]).result(10)
+        spool.append_durable([_label(5)]).result(60)
         with pytest.raises(TypeError):
-            failed.result(10)
+            failed.result(60)
         assert _stored(spool) == [(1, "id-1"), (5, "id-5")]
         assert (spool.stats().lost, spool.stats().refused, spool.stats().pending) == ({"invalid": 1}, 2, 0)
 
@@ -137,11 +137,11 @@ def test_disk_that_refuses_and_recovers(tmp_path: Path) -> None:
         db.execute("ALTER TABLE events RENAME TO elsewhere")
         spool.append([_label(1)])
         with pytest.raises(StoreUnavailable):
-            spool.append_durable([_label(2)]).result(10)
+            spool.append_durable([_label(2)]).result(60)
         spool.append([_label(3)])
         db.execute("ALTER TABLE elsewhere RENAME TO events")
         db.close()
-        spool.append_durable([_label(4)]).result(10)
+        spool.append_durable([_label(4)]).result(60)
         assert _stored(spool) == [(1, "id-1"), (3, "id-3"), (4, "id-4")]
         assert (spool.stats().lost, spool.stats().refused) == ({}, 1)
 
@@ -176,7 +176,7 @@ def test_contract_is_on_disk_no_later_than_its_events(tmp_path: Path) -> None:
     with Spool.open(tmp_path) as spool:
         spool.register("m", 1, {"model": "m"})
         spool.register("m", 1, {"model": "m"})
-        spool.append_durable([_label(1)]).result(10)
+        spool.append_durable([_label(1)]).result(60)
         db = connect(spool.path)
         rows = db.execute("SELECT model, version, body FROM contracts").fetchall()
         db.close()
@@ -217,7 +217,7 @@ from monitoring.intake.spool import Spool
 
 label = LabelEvent("id-1", "m", 1.0, 1.0, 1.0)
 with Spool.open(Path(sys.argv[1]), commit_interval_s=0.01) as spool:
-    spool.append_durable([label]).result(10)
+    spool.append_durable([label]).result(60)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     held = []
     try:
@@ -227,7 +227,7 @@ with Spool.open(Path(sys.argv[1]), commit_interval_s=0.01) as spool:
         time.sleep(2.5)
     for handle in held:
         os.close(handle)
-    spool.append_durable([label]).result(10)
+    spool.append_durable([label]).result(60)
     print(spool.stats().stored)
 """
 

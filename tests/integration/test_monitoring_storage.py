@@ -73,7 +73,7 @@ def test_events_come_back_joined_with_their_labels(root: Root, tmp_path: Path) -
         spool.register("m", 1, CONTRACT.to_dict())
         for number in range(10):
             spool.append([_prediction(number)])
-        spool.append_durable([LabelEvent("id-3", "m", 7.0, NOON + 60, NOON + 60)]).result(10)
+        spool.append_durable([LabelEvent("id-3", "m", 7.0, NOON + 60, NOON + 60)]).result(60)
     assert ship_once(tmp_path / "spool", lake, min_rows=1, max_age_s=0, now=NOON) == 11
     rows = [(n, _prediction(n - 1)) for n in range(1, 11)]
     again = lake.write(rows, boot="other", first=1, last=10, contracts={("m", 1): CONTRACT})

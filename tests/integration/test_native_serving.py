@@ -91,14 +91,15 @@ def test_one_that_hangs_is_stopped_while_others_are_served(cache: Cache, moody: 
     cache.deploy(1)
 
     async def scenario() -> None:
-        async with serving(cache, auth=False, allow_pickle=True, native_seconds=3.0) as served:
+        async with serving(cache, auth=False, allow_pickle=True, native_seconds=5.0) as served:
             hanging = asyncio.create_task(ask(served, HANG))
             for _ in range(20):
                 await served.predict([ROW], path="/models/toy/predict")
             assert not hanging.done()
             status, body = await hanging
             assert (status, body["error"]["code"]) == (500, "inference_failed")
-            assert "did not answer within 3 s" in body["error"]["message"]
+            assert "did not answer within 5 s" in body["error"]["message"]
+            engine(served, 1).process._seconds = 60.0  # what answers gets the time of a busy machine
             assert (await ask(served, 7.0))[1]["predictions"] == [14.0]
 
     run(scenario)

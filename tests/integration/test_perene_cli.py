@@ -41,7 +41,7 @@ def _run(folder: Path, *arguments: str, stdin: str = "", **variables: str) -> su
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -257,16 +257,16 @@ def test_up_runs_alone_on_a_home_and_stops_what_it_started(tmp_path: Path) -> No
         )
     try:
         _wait_for_text(tmp_path / "err", "serving until Ctrl-C", first)
-        assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=60).status_code == 200
         second = _run(tmp_path, "up", "--home", str(home), **ports)
         assert (second.returncode, second.stdout) == (2, "")
         assert "another perene up already runs on" in second.stderr
-        assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=60).status_code == 200
         family = psutil.Process(first.pid).children(recursive=True)
         assert len(family) >= 4, "server, puller, shipper, worker"
         first.send_signal(signal.SIGINT)
-        assert first.wait(timeout=40) == 0
-        gone, left = psutil.wait_procs(family, timeout=10)
+        assert first.wait(timeout=120) == 0
+        gone, left = psutil.wait_procs(family, timeout=60)
         assert left == []
         assert len(gone) == len(family)
     finally:
@@ -279,7 +279,7 @@ def test_up_runs_alone_on_a_home_and_stops_what_it_started(tmp_path: Path) -> No
 
 
 def _wait_for_text(path: Path, text: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while text not in path.read_text():
         assert process.poll() is None, path.read_text()
         assert time.monotonic() < deadline, path.read_text()

@@ -202,7 +202,7 @@ def test_two_processes_may_keep_the_same_new_state(ledger: Ledger, ledger_url: s
     def keep(of: Ledger) -> None:
         try:
             for round_ in range(10):
-                start.wait(10)
+                start.wait(60)
                 of.save_state(f"aliases/{round_}", b"x")
         except Exception as error:  # whatever it is, the test must say so
             failed.append(error)

@@ -210,7 +210,7 @@ def test_a_trainer_that_hangs_is_ended_and_the_champion_stays(tmp_path: Path) ->
     settings = toy.settings(training_timeout_s=5.0).model_dump(mode="json")
     settings["models"][toy.MODEL]["retrain"]["trainer"] = f"{HERE}:hangs"
     with at.working(home, toy.settings().model_validate(settings)) as worker:
-        run = at.ticked(worker, seconds=60)
+        run = at.ticked(worker)
         assert (run.status, run.body["code"]) == ("failed", "timeout")
         assert run.body["next_attempt"] > run.body["spec"]["now"]
         deployment = worker.ledger.deployments()[toy.MODEL]

@@ -34,7 +34,7 @@ def test_a_result_that_cannot_be_read_ends_its_run(home: Path, body: bytes) -> N
         run, _ = at.begun(worker)
         folder = Places(home).run(run.run_id)
         (folder / "result.json").write_bytes(body)
-        ended = at.ticked(worker, seconds=20)
+        ended = at.ticked(worker)
         assert (ended.run_id, ended.status, ended.body["code"]) == (run.run_id, "failed", "broke")
         assert "result.damaged" in ended.body["error"]
         assert (folder / "result.damaged").read_bytes() == body
@@ -58,7 +58,7 @@ def test_whatever_else_is_broken_a_trial_is_taken_back(home: Path, broken: Any) 
         ledger: Ledger = worker.ledger
         approvals.record(ledger, MODEL, 2, kind="registered", actor="ann", digest="d")
         experiment_requests.start(ledger, MODEL, 2, actor="ann", reason="r")
-        toy.until(lambda: ledger.deployments()[MODEL].candidate == 2, worker.tick, 20)
+        toy.until(lambda: ledger.deployments()[MODEL].candidate == 2, worker.tick)
         broken(worker)
         failures = worker.gauges.metrics.monitor_failures_total.labels(MODEL)._value.get
         before = failures()
@@ -66,7 +66,7 @@ def test_whatever_else_is_broken_a_trial_is_taken_back(home: Path, broken: Any) 
         assert failures() > before
         told = {"alert": "Odd", "status": "firing", "labels": {"rollback": "true"}, "fingerprint": "f"}
         ledger.record_evidence(MODEL, "alert", told)
-        toy.until(lambda: ledger.deployments()[MODEL].candidate is None, worker.tick, 20)
+        toy.until(lambda: ledger.deployments()[MODEL].candidate is None, worker.tick)
         assert ledger.experiments(MODEL)[0].state == "rolled_back"
 
 

@@ -37,7 +37,9 @@ def home(watched: Path, tmp_path: Path) -> Path:
 @contextmanager
 def working(home: Path) -> Iterator[Worker]:
     """A worker that watches and does not retrain."""
-    worker = create_worker(WorkerSettings(port=0, reports=False), home, registry=CollectorRegistry())
+    # its lease ends when a test says so, not because a turn takes long on a slow machine
+    settings = WorkerSettings(port=0, reports=False, lease_ttl_s=600.0)
+    worker = create_worker(settings, home, registry=CollectorRegistry())
     worker.aliases.revision = worker.ledger.revision()
     try:
         yield worker

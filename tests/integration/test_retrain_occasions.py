@@ -86,7 +86,7 @@ def test_a_version_trained_for_an_estimate_is_tried_when_labels_agree(home: Path
         body = {"spec": at.recorded_spec(spec), "outcome": "candidate", "version": 2, "context": {}, "evidence_id": 1}
         ledger.record_run("early", MODEL, status="running", step="begin", body=body)
         ledger.record_run("early", MODEL, status="done", step="concluded", body=body)
-        toy.until(lambda: ledger.experiments(MODEL), worker.tick, seconds=60)
+        toy.until(lambda: ledger.experiments(MODEL), worker.tick)
         (trial,) = ledger.experiments(MODEL)
         assert trial.body["trial"]["candidate"] == 2
         ticks(worker, 3)

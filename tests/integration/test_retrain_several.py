@@ -14,7 +14,13 @@ from registry.errors import ExperimentInvalid, LeaseLost, VersionUnknown
 from registry.experiment_facts import REQUEST
 from retrain.evidence import replay
 from tests.integration.test_retrain_trials import Dying, ended, registered
-from tests.integration.trial_world import MODEL, OFF, TrialWorld, world
+from tests.integration.trial_world import MODEL, OFF, TrialWorld, fixed_id, world
+
+
+@pytest.fixture(autouse=True)
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same entities in the same arms in each run: they are drawn by the id of the trial, else one by dice."""
+    fixed_id(monkeypatch)
 
 
 def asked(found: TrialWorld, *others: int, **options: Any) -> None:

@@ -14,7 +14,7 @@ from registry.errors import LeaseLost
 from registry.ledger import Ledger
 from retrain.evidence import replay
 from retrain.trials import looks
-from tests.integration.trial_world import MODEL, OFF, TrialWorld, bundle, world
+from tests.integration.trial_world import MODEL, OFF, TrialWorld, bundle, fixed_id, world
 
 
 def ended(found: TrialWorld) -> Callable[[], bool]:
@@ -260,8 +260,11 @@ def registered(found: TrialWorld, *versions: int) -> None:
         approvals.record(found.ledger, MODEL, version, kind="registered", actor="bob", digest="d")
 
 
-def test_somebody_asks_for_a_trial_that_then_waits_for_approval(tmp_path: Path) -> None:
+def test_somebody_asks_for_a_trial_that_then_waits_for_approval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The request's options hold instead of the settings; a promotion waits for a person, and then needs no event."""
+    fixed_id(monkeypatch)
     with world(tmp_path, {1: OFF, 2: 0.0}, stages=("shadow", "ab:0.5")) as found:
         registered(found, 2)
         options = {"stages": ["ab:0.25"], "promotion": "approve", "watch": "0s"}

@@ -196,8 +196,8 @@ def test_the_worker_tidies_in_a_child(tmp_path: Path, made: Path) -> None:
     try:
         lake, m = worker.lake, worker.gauges.metrics
         worker.aliases._due = float("inf")
-        toy.until(lambda: m.lake_upkeep_last_success_timestamp_seconds._value.get() > 0, worker.tick, seconds=30)
-        toy.until(lambda: len(lake.files(toy.MODEL, "prediction")) == 2 + PARTS, worker.tick, seconds=30)
+        toy.until(lambda: m.lake_upkeep_last_success_timestamp_seconds._value.get() > 0, worker.tick)
+        toy.until(lambda: len(lake.files(toy.MODEL, "prediction")) == 2 + PARTS, worker.tick)
         assert m.lake_upkeep_failures_total._value.get() == 0
         gone = m.lake_events_expired_total.labels(toy.MODEL, "prediction")._value.get()
         assert gone == toy.PER_DAY  # the model's clock is that of 2013
@@ -218,7 +218,6 @@ def test_a_round_that_fails_is_counted_and_tried_again(tmp_path: Path, monkeypat
         toy.until(
             lambda: metrics.lake_upkeep_failures_total._value.get() >= 2,
             lambda: rounds.tend(lambda: jobs, quiet=True),
-            seconds=60,
         )
     finally:
         rounds.stop()

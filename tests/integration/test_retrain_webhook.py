@@ -83,7 +83,6 @@ def settings(url: str, **more: Any) -> WorkerSettings:
     return toy.settings(**{**asked, **more}).model_copy(update={"hook_secret": SECRET})
 
 
-@pytest.mark.timeout(180)
 def test_an_external_version_goes_through_the_gates_to_its_trial(
     tmp_path: Path, engine: tuple[str, list[tuple[dict[str, str], bytes]]]
 ) -> None:
@@ -129,7 +128,6 @@ def test_an_external_version_goes_through_the_gates_to_its_trial(
         assert ledger.experiments(toy.MODEL)[0].body["trial"]["candidate"] == version
 
 
-@pytest.mark.timeout(120)
 def test_an_engine_that_fails_or_is_silent_fails_the_run(
     tmp_path: Path, engine: tuple[str, list[tuple[dict[str, str], bytes]]]
 ) -> None:

@@ -20,6 +20,7 @@ from registry.errors import ContractViolation
 from serving.decode import Decoder
 from serving.engine import Answer, Engine
 from serving.errors import InferenceFailed, Overloaded
+from serving.queues import admission, batching
 from serving.queues.admission import Admission, Cost, Turn
 from serving.queues.batching import Batcher
 from serving.queues.runner import Counts, Outcome, Row, Runner
@@ -47,7 +48,7 @@ class Counted(Engine):
     def run(self, tensors: Mapping[str, Any]) -> Answer:
         self.runs.append(len(tensors["numbers"]))
         self.threads.add(threading.current_thread().name)
-        assert self.free.wait(10)
+        assert self.free.wait(60)
         return super().run(tensors)
 
 
@@ -84,7 +85,7 @@ class World:
             self.batcher.submit(rows, done, lambda place=place: place in gone)  # type: ignore[misc]
             assert not future.done()
             found.append(future)
-        return await asyncio.wait_for(asyncio.gather(*found), 10)
+        return await asyncio.wait_for(asyncio.gather(*found), 60)
 
 
 def row(hour: float) -> Row:
@@ -224,17 +225,23 @@ def test_an_engine_may_want_requests_one_by_one(offsets: dict[int, Path]) -> Non
     assert predictions(found) == [[101.0], [102.0, 103.0]]
 
 
-def test_what_waited_too_long_or_for_nobody_is_not_run(offsets: dict[int, Path]) -> None:
+def test_what_waited_too_long_or_for_nobody_is_not_run(
+    offsets: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behind a run that takes longer than they may wait; a request whose caller went away; both free the engine."""
     engine = Counted(offsets[1])
     engine.free.clear()
+    ago = [0.0]
+    monkeypatch.setattr(batching, "perf_counter", lambda: time.perf_counter() - ago[0])
 
     async def ask() -> None:
-        world = World(engine, HEAVY, QueueSettings(seconds=0.05))
+        world = World(engine, HEAVY)
         first = asyncio.create_task(world.ask([row(1)]))
         await until(lambda: engine.runs == [1])
+        ago[0] = 2 * PATIENT.seconds  # when these arrive
         late = asyncio.create_task(world.ask([row(2)], [row(3)]))
-        await asyncio.sleep(0.1)
+        await until(lambda: world.batcher.waiting == 2)
+        ago[0] = 0.0
         left = asyncio.create_task(world.ask([row(4)], [row(5)], gone=[0]))
         await until(lambda: world.batcher.waiting == 4)
         engine.free.set()
@@ -274,14 +281,16 @@ def test_a_full_queue_admits_nobody(offsets: dict[int, Path]) -> None:
     asyncio.run(refusals(QueueSettings(seconds=60.0, max_requests=5), Cost(20.0, 5.0), "deadline"))
 
 
-def test_a_turn_of_the_loop_that_lasts_too_long_takes_in_no_more() -> None:
+def test_a_turn_of_the_loop_that_lasts_too_long_takes_in_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next turn does."""
+    now = [50.0]
+    monkeypatch.setattr(admission, "perf_counter", lambda: now[0])
 
     async def turns() -> None:
         turn = Turn(0.02)
         assert not turn.over()
         assert not turn.over()
-        time.sleep(0.03)  # work on the loop
+        now[0] += 0.03  # work on the loop
         assert turn.over()
         await asyncio.sleep(0)
         assert not turn.over()

@@ -15,7 +15,7 @@ from serving.access.auth import ANYBODY, Keys
 from serving.access.counts import Counts
 from serving.access.limits import Limits
 from serving.settings import LimitSettings
-from tests.integration.test_serving_limits import limits_of, refusal
+from tests.integration.test_serving_limits import DAY, limits_of, refusal
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense" * 100, b"prnuse01" + bytes(90)])
@@ -50,8 +50,10 @@ def test_who_cannot_be_counted_is_not_limited(tmp_path: Path, caplog: pytest.Log
     asyncio.run(full.close())
 
 
-def _hammer(folder: Path, seconds: float, passed: Any, *, locked: bool) -> None:
-    limits = Limits(LimitSettings(requests_per_second=2_000, rows_per_day=1_000_000), folder, largest=10)
+def _hammer(folder: Path, seconds: float, together: Any, passed: Any, *, locked: bool) -> None:
+    # the clock on the wall stands: midnight begins a new count
+    settings = LimitSettings(requests_per_second=2_000, rows_per_day=1_000_000)
+    limits = Limits(settings, folder, largest=10, wall=lambda: 20_000.0 * DAY)
     caller = Keys((), limits).anybody
     if not locked:
         counts: Any = limits._counts
@@ -64,6 +66,7 @@ def _hammer(folder: Path, seconds: float, passed: Any, *, locked: bool) -> None:
             return used
 
         counts.read = slowly
+    together.wait(120)
     end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         count += refusal(limits, caller, 1) is None
@@ -76,7 +79,7 @@ def _hold_and_stop(folder: Path, ready: Any) -> None:
     counts.count(counts.slots([ANYBODY.id])[ANYBODY.id], 5)
     assert counts.lock()
     ready.set()
-    time.sleep(60)
+    time.sleep(600)
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
@@ -86,16 +89,17 @@ def test_processes_share_one_rate_and_lose_no_row(tmp_path: Path, locked: bool) 
     The control counts without the lock, and loses rows.
     """
     context = multiprocessing.get_context("spawn")
-    passed = context.Queue()
+    together, passed = context.Barrier(3), context.Queue()
     # made before, so that all of them find their place
     first, caller = limits_of(tmp_path, [0.0], requests_per_second=2_000)
     processes = [
-        context.Process(target=_hammer, args=(tmp_path, 1.0, passed), kwargs={"locked": locked}) for _ in range(3)
+        context.Process(target=_hammer, args=(tmp_path, 1.0, together, passed), kwargs={"locked": locked})
+        for _ in range(3)
     ]
     began = time.monotonic()
     for process in processes:
         process.start()
-    counts = [passed.get(timeout=30) for _ in processes]
+    counts = [passed.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()
     took = time.monotonic() - began
@@ -116,7 +120,7 @@ def test_a_killed_process_takes_its_requests_with_it(tmp_path: Path) -> None:
     process = context.Process(target=_hold_and_stop, args=(tmp_path, ready))
     process.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(120)
         limits, caller = limits_of(tmp_path, [10.0], concurrent=5, requests_per_second=100)
         over = refusal(limits, caller)
         assert over is not None

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from registry.errors import StoreUnavailable
-from serving.access import answers
+from serving.access import answers, idempotency
 from serving.access.answers import Answer, Answers, Busy, Conflict
 from tests.integration.serving_app import SCOPES, metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving, stored_events
@@ -132,8 +132,9 @@ def test_the_repeat_may_come_by_the_other_lane_and_after_a_restart(deployed: Cac
     assert asyncio.run(scenario("fast")) == first
 
 
-def test_repeats_that_overlap_are_answered_once(deployed: Cache) -> None:
+def test_repeats_that_overlap_are_answered_once(deployed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait for the first one, and one event is left."""
+    monkeypatch.setattr(idempotency, "WAIT_S", 60.0)  # however long it takes on this machine
     deployed.deploy(1)
 
     async def scenario() -> Path:
@@ -149,8 +150,6 @@ def test_repeats_that_overlap_are_answered_once(deployed: Cache) -> None:
 
 def test_a_first_one_that_takes_long_is_said_to_be_under_way(deployed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """409 with Retry-After, after a short wait."""
-    from serving.access import idempotency
-
     monkeypatch.setattr(idempotency, "WAIT_S", 0.05)
     deployed.deploy(1)
 
@@ -283,11 +282,20 @@ def test_an_answer_that_could_not_be_kept_holds_no_key(tmp_path: Path, monkeypat
     theirs.close()
 
 
-def test_a_locked_file_holds_up_nothing_else(deployed: Cache) -> None:
+def test_a_locked_file_holds_up_nothing_else(deployed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests with the header are refused, and all but the first at once; large bodies are read meanwhile."""
     deployed.deploy(1)
     path = deployed.folder.parent / "run" / "idempotency.db"
     path.parent.mkdir()
+    opened, waits, goes_on = Answers._opened, threading.Event(), threading.Event()
+
+    def slowly(self: Answers) -> sqlite3.Connection:
+        """SQLite waits for two seconds, which may be over before another request has its turn."""
+        waits.set()
+        assert goes_on.wait(60)
+        return opened(self)
+
+    monkeypatch.setattr(Answers, "_opened", slowly)
 
     async def scenario() -> None:
         async with serving(deployed, auth=False, max_rows=5_000) as served:
@@ -298,10 +306,11 @@ def test_a_locked_file_holds_up_nothing_else(deployed: Cache) -> None:
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN EXCLUSIVE")
                 waiting = [asyncio.create_task(repeated(key)) for key in range(40)]
-                await asyncio.sleep(0.1)
+                assert await asyncio.to_thread(waits.wait, 60)
                 await served.predict([ROW] * 2_000)
                 assert not any(task.done() for task in waiting), "they waited for nothing: the file is not locked"
-                replies = await asyncio.wait_for(asyncio.gather(*waiting), 20)
+                goes_on.set()
+                replies = await asyncio.wait_for(asyncio.gather(*waiting), 60)
                 assert {reply.status_code for reply in replies} == {503}
                 other.execute("ROLLBACK")
             await asyncio.sleep(answers.REST_S)

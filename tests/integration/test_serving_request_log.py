@@ -22,10 +22,10 @@ from serving.app import create_app
 from serving.observed.request_log import RequestLog
 from serving.observed.seen import Observer
 from serving.observed.tracing import Tracing
-from serving.settings import ServingSettings, WebSettings
+from serving.settings import ServingSettings
 from serving.wire.lane import protocol_of
 from tests.integration.serving_app import metrics, run
-from tests.integration.serving_toy import ROW, Cache, serving
+from tests.integration.serving_toy import ANY_HOST, PATIENT, ROW, Cache, serving
 from tests.integration.test_serving_lanes import request, rows, send, server
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -39,7 +39,8 @@ async def logged(
     """An application whose lines wait for whoever looks."""
     log = log or RequestLog()
     spool = Spool.open(cache.folder.parent / "spool", commit_interval_s=0.01)
-    chosen = ServingSettings(poll_seconds=0.01, device="cpu", web=WebSettings(allowed_hosts=("*",)), **settings)
+    fixed = {"poll_seconds": 0.01, "device": "cpu", "web": ANY_HOST, "queue": PATIENT}
+    chosen = ServingSettings(**{**fixed, **settings})
     app = create_app(chosen, cache.folder, spool, ServeMetrics(CollectorRegistry()), Observer(log, tracing))
     try:
         async with app.router.lifespan_context(app):

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import select
 import shutil
 import socket
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import uvloop
 
 from registry.bundle import seal
+from serving.access import limits_redis
 from serving.access.auth import ANYBODY, Keys
 from serving.access.limits import Limits
 from serving.dialects.proto import messages
@@ -50,7 +52,8 @@ def test_a_candidate_of_another_layout_gets_its_share_of_both_lanes(cache: Cache
         assert all(answer.startswith(b"HTTP/1.1 200") for answer in said)
         return sum(b'"arm":"candidate"' in answer for answer in said)
 
-    assert 150 * 0.5 < asyncio.run(candidates(200)) < 250 * 0.5
+    # by dice: so far off by chance is half in two of a million runs, and a quarter in none
+    assert 150 < asyncio.run(candidates(400)) < 250
 
 
 @pytest.mark.parametrize("kind", ["answered", "fails", "unknown"])
@@ -95,8 +98,11 @@ def test_no_answer_holds_a_version_that_was_replaced(kind: str, cache: Cache, to
         gc.enable()
 
 
-def test_a_caller_that_leaves_while_redis_is_asked_is_not_counted_for_ever(tmp_path: Path) -> None:
+def test_a_caller_that_leaves_while_redis_is_asked_is_not_counted_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call over gRPC is cancelled there; what it held of the requests at once is given back."""
+    monkeypatch.setattr(limits_redis, "TIMEOUT_S", 60.0)
 
     async def scenario() -> None:
         with socket.socket() as silent:  # takes connections and says nothing
@@ -108,10 +114,11 @@ def test_a_caller_that_leaves_while_redis_is_asked_is_not_counted_for_ever(tmp_p
             caller = Keys((), limits).anybody
             assert caller.id == ANYBODY.id
             entering = asyncio.create_task(limits.admit(caller))
-            await asyncio.sleep(0.05)
+            await _until(lambda: select.select([silent], [], [], 0)[0])  # a connection that waits
             entering.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await entering
+            silent.close()
             await limits.admit(caller)  # there is room: Redis is away, so it is counted here
             limits.leave(caller)
             await limits.close()
@@ -228,7 +235,7 @@ def _versions() -> set[int]:
 
 async def _until(holds: Any) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0.01)
             return

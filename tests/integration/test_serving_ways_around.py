@@ -86,7 +86,7 @@ async def ask(port: int, data: bytes) -> bytes:
     writer.write(data)
     found = b""
     with contextlib.suppress(asyncio.TimeoutError, ConnectionResetError):
-        found = await asyncio.wait_for(reader.read(), timeout=5)
+        found = await asyncio.wait_for(reader.read(), timeout=60)
     writer.close()
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from numpy.typing import NDArray
 
 from monitoring.lake.lake import Lake
@@ -46,6 +47,12 @@ def bundle(*columns: str) -> Bundle:
     """What of a bundle trials look at."""
     contract = Contract(MODEL, tuple(Column(name, "float") for name in columns or ("x",)), Output("regression"))
     return Bundle(Path(), contract, {"verdict": "exact"}, {"quality": {"cap": CAP, "loss_sd": 0.08}}, {}, "")
+
+
+def fixed_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials that are asked for have an id of dice and of the day, and by the id their arms are drawn: fix it."""
+    monkeypatch.setattr("registry.experiment_requests.secrets.token_hex", lambda _bytes: "fixed")
+    monkeypatch.setattr("registry.experiment_requests.utc_now", lambda: START)
 
 
 @dataclass

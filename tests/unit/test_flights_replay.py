@@ -106,7 +106,7 @@ def some_legs(count: int) -> list[Leg]:
 def run(record: Record, flights: list[Leg], *, connections: int = 2, **more: Any) -> Counts:
     never: Any = lambda: False  # noqa: E731
     with server(record) as url:
-        wires = [Wire(url, "prn_k", stop=more.get("stop", never), patience_s=5) for _ in range(connections)]
+        wires = [Wire(url, "prn_k", stop=more.get("stop", never), patience_s=60) for _ in range(connections)]
         options = {"hold": never, "stop": never, "on_progress": lambda counts: None, **more}
         try:
             return play(flights, wires, "flight-time", start=START, **options)

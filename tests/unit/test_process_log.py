@@ -103,7 +103,7 @@ def test_nobody_waits_for_a_reader_that_does_not_read() -> None:
     began = time.monotonic()
     for number in range(sent):
         writer.put(b"%d%s\n" % (number, b"." * 90))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     found = bytearray()
 
     def read() -> None:
@@ -112,13 +112,13 @@ def test_nobody_waits_for_a_reader_that_does_not_read() -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while b"lost" not in found and time.monotonic() < deadline:
         writer.put(b"again\n")
         time.sleep(0.01)
     writer.close()
     os.close(writing)
-    thread.join(10)
+    thread.join(60)
     os.close(reading)
     lines = bytes(found).decode().splitlines()
     kept = sum(line[0].isdigit() for line in lines)

@@ -79,11 +79,12 @@ def test_a_side_that_ends_is_not_waited_for() -> None:
     """Whoever asks it hears None, also who is waiting; its farewell is heard first."""
 
     async def scenario(left: Peer, right: Peer, heard: list[Snapshot], free: asyncio.Event) -> None:
+        before = len(heard)
         await right.farewell()
         free.clear()
-        before = len(heard)
         waiting = asyncio.create_task(left.ask(60))
-        await asyncio.sleep(0.01)
+        while len(heard) == before:
+            await asyncio.sleep(0.001)
         assert len(heard) == before + 1
         assert right._writer is not None
         right._writer.close()
