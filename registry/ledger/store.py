@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -198,17 +198,25 @@ class Ledger:
 
     def record_evidence(self, model: str, kind: str, body: dict[str, Any], *, token: int | None = None) -> int:
         """Append a row of evidence; returns its id."""
-        text = dump(body)
+        return self.append_evidence(model, kind, [body], token=token)[0]
+
+    def append_evidence(
+        self, model: str, kind: str, bodies: Sequence[dict[str, Any]], *, token: int | None = None
+    ) -> list[int]:
+        """Append rows of evidence, all or none; returns their ids."""
+        texts = [dump(body) for body in bodies]
+        identifiers = []
         with self._fenced(token) as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(7_265_432)))
             last = connection.execute(select(t.evidence.c.hash).order_by(t.evidence.c.id.desc()).limit(1)).scalar()
-            values = {"model": model, "kind": kind, "body": text, "at": iso(utc_now()), "previous": last or ""}
-            values["hash"] = evidence_hash(values["previous"], values)
-            added = insert(t.evidence).values(**values).returning(t.evidence.c.id)
-            identifier = int(connection.execute(added).scalar_one())
-            seal_row(connection, EVIDENCE, identifier, values["hash"])
-        return identifier
+            for text in texts:
+                values = {"model": model, "kind": kind, "body": text, "at": iso(utc_now()), "previous": last or ""}
+                last = values["hash"] = evidence_hash(values["previous"], values)
+                added = insert(t.evidence).values(**values).returning(t.evidence.c.id)
+                identifiers.append(int(connection.execute(added).scalar_one()))
+                seal_row(connection, EVIDENCE, identifiers[-1], last)
+        return identifiers
 
     def evidence(self, model: str | None = None, kind: str | None = None, limit: int = 100) -> list[Evidence]:
         """Rows of evidence, newest first."""

@@ -69,8 +69,12 @@ def _plain(text: str) -> str:
 
 
 def write(ledger: Ledger, told: Notification, allowed: Collection[str], actor: str) -> dict[str, int]:
-    """Write each alert once for each time that it started and ended; says how many were written, known and left out."""
+    """Write each alert once for each time that it started and ended; says how many were written, known and left out.
+
+    Those of a model are written all or none: five hundred commits would keep an Alertmanager waiting on a slow disk.
+    """
     known: dict[str, set[tuple[str, ...]]] = {}
+    fresh: dict[str, list[dict[str, Any]]] = {}
     counts = {"written": 0, "known": 0, "ignored": len(told.alerts)}
     for model, body in rows(told, ledger.deployments().keys(), allowed, actor):
         if model not in known:
@@ -79,9 +83,11 @@ def write(ledger: Ledger, told: Notification, allowed: Collection[str], actor: s
         if _key(body) in known[model]:
             counts["known"] += 1
             continue
-        ledger.record_evidence(model, KIND, body)
         known[model].add(_key(body))
+        fresh.setdefault(model, []).append(body)
         counts["written"] += 1
+    for model, bodies in fresh.items():
+        ledger.append_evidence(model, KIND, bodies)
     return counts
 
 

@@ -194,6 +194,8 @@ def test_hostile_bodies_are_bounded(deployed: Cache, body: bytes, status: int) -
     run(scenario)
     found = rows(deployed)
     assert len(found) <= 500
+    with closing(ledger_of(deployed)) as ledger:
+        assert ledger.verify() == []
     assert all(len(row["labels"]) <= 34 and max(map(len, row["labels"].values())) <= 200 for row in found)
 
 

@@ -131,6 +131,18 @@ def test_only_one_holder_leads_and_the_stale_one_is_fenced(ledger: Ledger) -> No
     move(ledger, 0, 1, token=second)
 
 
+def test_rows_of_evidence_are_added_all_or_none(ledger: Ledger) -> None:
+    """Each under an id of its own in the chain; one that cannot be written keeps the others out."""
+    ledger.record_evidence("toy", "gate", {"n": 0})
+    ids = ledger.append_evidence("toy", "alert", [{"n": n} for n in range(1, 6)])
+    with pytest.raises((TypeError, ValueError)):
+        ledger.append_evidence("toy", "alert", [{"n": 6}, {"n": object()}])
+    assert ledger.append_evidence("toy", "alert", []) == []
+    assert [row.body["n"] for row in ledger.evidence("toy")] == [5, 4, 3, 2, 1, 0]
+    assert [row.id for row in ledger.evidence("toy", "alert")] == ids[::-1]
+    assert ledger.verify() == []
+
+
 def test_runs_and_experiments_show_their_latest_row(ledger: Ledger) -> None:
     """Append-only below, one row each above."""
     ledger.record_run("r1", "toy", status="running", step="train", body={"n": 1})
