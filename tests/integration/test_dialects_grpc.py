@@ -63,8 +63,8 @@ async def talking(cache: Cache, key: str, **settings: Any) -> AsyncIterator[tupl
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,  # outlives the server
         serving(cache, key, grpc_port=port, **settings) as served,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield served, Client(channel, key)
 

@@ -211,14 +211,17 @@ def test_the_worker_s_watch_takes_in_what_a_person_moved(shelf: Shelf, ledger: L
     client = plain(home)
     started: list[object] = []
 
+    def tend() -> None:
+        watch.tend(ledger.revision(), token=token, quiet=True)
+        if watch._child is not None and watch._child not in started:
+            started.append(watch._child)
+        time.sleep(0.05)
+
     def tend_until(version: int) -> None:
         deadline = time.monotonic() + 120
         while not (aliased(client) == version and watch.idle):
             assert time.monotonic() < deadline, (home / "logs" / "aliases.txt").read_text()
-            watch.tend(ledger.revision(), token=token, quiet=True)
-            if watch._child is not None and watch._child not in started:
-                started.append(watch._child)
-            time.sleep(0.05)
+            tend()
 
     tend_until(one)
     children = len(started)
@@ -227,8 +230,7 @@ def test_the_worker_s_watch_takes_in_what_a_person_moved(shelf: Shelf, ledger: L
     assert len(started) > children
     children = len(started)
     for _ in range(20):
-        watch.tend(ledger.revision(), token=token, quiet=True)
-        time.sleep(0.02)
+        tend()
     assert len(started) == children
     watch.stop()
 
