@@ -61,7 +61,12 @@ class RedisCounts:
         if now < self._rest_until:
             raise OSError("Redis is left alone for now")
         try:
-            return await self._connected().hit(item, *names, cost=cost)  # type: ignore[arg-type]
+            try:
+                return await self._connected().hit(item, *names, cost=cost)  # type: ignore[arg-type]
+            finally:
+                # redis-py sends inside `asyncio.wait_for`, which may swallow a cancellation before Python 3.12
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError
         except Exception as error:  # whatever a client says over a dead connection, the request must go on
             self._rest_until = now + REST_S
             _log.warning("serving.limits_redis_away", extra={"error": type(error).__name__})
