@@ -43,7 +43,10 @@ class Settings(BaseSettings):
     tracking_uri: str = ""
     lake_url: LakeUrl = Field("", description="the event lake: a folder or `s3://bucket/prefix`; empty: `home`/events")
     retention_days: int | None = Field(
-        None, ge=1, description="days of events that the lake keeps, whole days by event time; none: for ever"
+        None,
+        ge=1,
+        le=36_500,
+        description="days of events that the lake keeps, whole days by event time; none: for ever",
     )
     worker_host: str = "127.0.0.1"
     worker_port: int = Field(default=8002, ge=1, le=65535)

@@ -102,7 +102,7 @@ class WatchSettings(BaseModel):
     retrain: RetrainSettings | None = None
     trial: TrialSettings = Field(default=TrialSettings(), description="the table `[models.NAME.trial]`")
     monitoring: MonitoringSettings = MonitoringSettings()
-    retention_days: int | None = Field(default=None, ge=1, description="instead of the one for all models")
+    retention_days: int | None = Field(default=None, ge=1, le=36_500, description="instead of the one for all models")
 
 
 class WorkerSettings(BaseModel):
@@ -119,7 +119,9 @@ class WorkerSettings(BaseModel):
     ledger_url: str = ""
     tracking_uri: str = ""
     lake_url: LakeUrl = ""
-    retention_days: int | None = Field(default=None, ge=1, description="days of events that are kept; none: all")
+    retention_days: int | None = Field(
+        default=None, ge=1, le=36_500, description="days of events that are kept; none: all"
+    )
     upkeep_s: float = Field(default=600.0, gt=0, description="pause between two rounds of upkeep of the event lake")
     signing_key: Path | None = Field(default=None, description="signs what retraining registers")
     allow_pickle: bool = Field(default=False, description="whether what becomes champion may be a pickle")

@@ -62,7 +62,9 @@ class JobSettings(BaseModel):
     max_bytes: int = Field(10 << 30, ge=1 << 20, description="bytes of files and answers that are kept")
     keep_seconds: float = Field(7 * 86_400.0, gt=0, description="time for which a job that ended can be asked about")
     attempts: int = Field(5, ge=1, description="times a job is tried before it goes to the dead letters")
-    memory_mb: int = Field(2_048, ge=256, description="memory that the process that answers a file may take")
+    memory_mb: int = Field(
+        2_048, ge=256, le=1 << 24, description="memory that the process that answers a file may take"
+    )
     parallel: int = Field(4, ge=1, le=64, description="waiting predictions that a serve process answers at once")
     folder: str = Field("", description="folder whose files jobs may name, and where they write; empty: none")
     webhook_secret: str = Field("", repr=False, description="signs what callbacks are sent; empty: no callbacks")
@@ -88,8 +90,10 @@ class ExplainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_rows: int = Field(100, ge=1, le=10_000, description="rows or predictions that one request may have explained")
-    seconds: float = Field(10.0, gt=0, description="time for a request, with waiting; longer is refused with 503")
-    memory_mb: int = Field(2_048, ge=512, description="memory that the process that explains may take")
+    seconds: float = Field(
+        10.0, gt=0, le=86_400, description="time for a request, with waiting; longer is refused with 503"
+    )
+    memory_mb: int = Field(2_048, ge=512, le=1 << 24, description="memory that the process that explains may take")
     idle_seconds: float = Field(60.0, gt=0, description="time after which that process ends when nobody asks")
     kept: int = Field(1_000, ge=0, description="explanations of recorded predictions that are kept for ten minutes")
 
@@ -110,7 +114,7 @@ class ServingSettings(BaseModel):
     allow_pickle: bool = Field(
         default=False, description="run native models kept as pickles, which can do what this server's user can"
     )
-    native_seconds: float = Field(10.0, gt=0, description="time a native model has for one request")
+    native_seconds: float = Field(10.0, gt=0, le=86_400, description="time a native model has for one request")
     workers: int = Field(1, ge=1, le=64, description="processes that answer on the port, each with a spool of its own")
     threads: int = Field(
         1, ge=1, le=256, description="threads of one run of the engine, within the CPU quota; small models want one"

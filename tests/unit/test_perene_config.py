@@ -82,6 +82,11 @@ def test_unknown_key_far_from_all_lists_what_there_is(tmp_path: Path) -> None:
         ('[serving]\n\ndevice = "tpu"\n', 3, "serving.device"),
         ("serving = 5\n", 1, "serving"),
         ("models = []\n", 1, "models"),
+        # what no calendar and no clock can add to now
+        ("retention_days = 1000000000\n", 1, "retention_days"),
+        ("[models.m]\nretention_days = 1000000000\n", 2, "models.m.retention_days"),
+        ("[serving.explain]\nseconds = 1e308\n", 2, "serving.explain.seconds"),
+        ("[serving]\nnative_seconds = inf\n", 2, "serving.native_seconds"),
     ],
 )
 def test_impossible_value_is_named_without_being_repeated(tmp_path: Path, text: str, line: int, key: str) -> None:
