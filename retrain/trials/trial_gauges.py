@@ -11,7 +11,8 @@ from prometheus_client import Gauge
 from monitoring.alerting.catalogue import STAGES
 from monitoring.alerting.metrics import WorkerMetrics
 from registry.ledger import Deployment
-from retrain.trials.trials import ACTOR, Turn
+from retrain.trials.approvals import ACTOR
+from retrain.trials.trials import Turn
 
 __all__ = ["TrialGauges", "rollback_reasons"]
 

@@ -24,11 +24,12 @@ from registry.bundle import Bundle
 from registry.errors import ConfigInvalid, LedgerConflict
 from registry.experiment_facts import requested
 from registry.ledger import Deployment, Experiment, Ledger
-from registry.policy import LedgerPolicy, refusal
+from registry.policy import LedgerPolicy
 from retrain.settings import RetrainSettings
 from retrain.training.runs import Concluded
 from retrain.trials import looks, moves, plans
 from retrain.trials.alarms import firing
+from retrain.trials.approvals import ACTOR, waits_for
 from retrain.trials.decision import WAITING, Decision
 from retrain.trials.experiments import advance, trial_evidence
 from retrain.trials.policy import Trial
@@ -38,11 +39,10 @@ from retrain.trials.stats import Alarm, Stats
 from retrain.trials.trial_settings import TrialSettings
 from retrain.trials.views import Views, digest
 
-__all__ = ["Trials", "Turn", "waits_for"]
+__all__ = ["Trials", "Turn"]
 
 log = logging.getLogger("perene.retrain")
 
-ACTOR = "worker"
 #: What a look reads: nothing has changed where none of these files has.
 KINDS: tuple[Kind, ...] = ("prediction", "shadow", "label", "outcome")
 #: Trials of one model that are looked through for the one that is open.
@@ -50,12 +50,6 @@ _RECENT = 50
 #: A look that takes longer than so many seconds is followed by a rest of several times its own length: events of many
 #: days under heavy traffic must not keep the worker from its other models. Alerts do not wait for it.
 LONG_LOOK_S, LOOKS_SHARE = 1.0, 5.0
-
-
-def waits_for(ledger: Ledger, policy: LedgerPolicy, model: str, version: int, *, by_people: bool = False) -> str | None:
-    """Why the worker may not promote `version` yet: people must approve it, for it registered the version itself."""
-    rules = LedgerPolicy(approvals=max(policy.approvals, int(by_people or policy.separation_of_duties)))
-    return refusal(rules, standing(ledger, model, version), actor=ACTOR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 from registry import approvals
 from registry.ledger import Ledger
 from registry.policy import LedgerPolicy
-from retrain.trials.trials import ACTOR, waits_for
+from retrain.trials.approvals import ACTOR, waits_for
 
 
 @pytest.fixture
