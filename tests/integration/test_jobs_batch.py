@@ -25,7 +25,7 @@ from tests.integration.serving_app import run
 from tests.integration.serving_toy import ROW, Cache
 from tests.integration.test_batch_refusals import CSV as BAD_CSV
 from tests.integration.test_batch_refusals import PARQUET as BAD_PARQUET
-from tests.integration.test_serving_lanes import lanes
+from tests.integration.two_lanes import lanes
 
 
 @pytest.fixture

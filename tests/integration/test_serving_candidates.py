@@ -23,7 +23,7 @@ from serving.queues.runner import Counts, Runner
 from tests.integration.native_models import HANG, Calm, exchanged, moody_bundle
 from tests.integration.serving_app import metrics, run
 from tests.integration.serving_toy import ROW, Cache, one_row_bundle, serving, stored_events
-from tests.integration.test_serving_lanes import lanes, request, rows, send
+from tests.integration.two_lanes import lanes, request, rows, send
 
 PATH = "/models/moody/predict"
 

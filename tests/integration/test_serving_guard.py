@@ -16,7 +16,7 @@ from serving.main import check_bind
 from serving.settings import ServingSettings, WebSettings
 from tests.integration.serving_app import SCOPES, run
 from tests.integration.serving_toy import ROW, Cache, serving
-from tests.integration.test_serving_lanes import BODY, alike, lanes, request, send
+from tests.integration.two_lanes import BODY, alike, lanes, request, send
 
 OWN = WebSettings(allowed_hosts=("Models.example.com", "*.inner.example"), allowed_origins=("https://shop.example",))
 

@@ -22,7 +22,7 @@ from serving.access import answers, idempotency
 from serving.access.answers import Answer, Answers, Busy, Conflict
 from tests.integration.serving_app import SCOPES, metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving, stored_events
-from tests.integration.test_serving_lanes import BODY, lanes, request, send
+from tests.integration.two_lanes import BODY, lanes, request, send
 
 KEEPS = """
 import sys, time

@@ -28,7 +28,7 @@ from tests.integration.dialect_models import CONTRACTS, rows_of
 from tests.integration.serving_app import SCOPES, bearer, metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving
 from tests.integration.test_dialects_grpc import infer_request, talking
-from tests.integration.test_serving_lanes import Lanes, lanes, normal, request, rows, send
+from tests.integration.two_lanes import Lanes, lanes, normal, request, rows, send
 
 DAY = 86_400
 

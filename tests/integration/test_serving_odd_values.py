@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.serving_app import run
 from tests.integration.serving_toy import ROW, Cache
-from tests.integration.test_serving_lanes import lanes
+from tests.integration.two_lanes import lanes
 
 Place = tuple[str | int, ...]
 BEYOND = object()

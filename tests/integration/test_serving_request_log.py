@@ -26,7 +26,7 @@ from serving.settings import ServingSettings
 from serving.wire.lane import protocol_of
 from tests.integration.serving_app import metrics, run
 from tests.integration.serving_toy import ANY_HOST, PATIENT, ROW, Cache, serving
-from tests.integration.test_serving_lanes import request, rows, send, server
+from tests.integration.two_lanes import request, rows, send, server
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TIMING = re.compile(r"parse;dur=\d+\.\d{3}, queue;dur=\d+\.\d{3}, infer;dur=\d+\.\d{3}")

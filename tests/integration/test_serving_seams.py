@@ -28,7 +28,7 @@ from serving.settings import LimitSettings
 from tests.integration.serving_app import SCOPES, run
 from tests.integration.serving_toy import ROW, Cache, offset_bundle, pole_bundle, serving
 from tests.integration.test_dialects_grpc import talking
-from tests.integration.test_serving_lanes import lanes, request, rows, send
+from tests.integration.two_lanes import lanes, request, rows, send
 
 
 def test_a_candidate_of_another_layout_gets_its_share_of_both_lanes(cache: Cache, toy_bundle: Path) -> None:

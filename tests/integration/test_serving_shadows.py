@@ -20,7 +20,7 @@ from serving.routing import Route
 from serving.shadows import MOST_REQUESTS, MOST_ROWS, Served, Shadows
 from tests.integration.serving_app import metrics, run
 from tests.integration.serving_toy import ROW, Cache, serving, stored_events
-from tests.integration.test_serving_lanes import BODY, lanes, request, rows, send
+from tests.integration.two_lanes import BODY, lanes, request, rows, send
 
 
 @pytest.fixture

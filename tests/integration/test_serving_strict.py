@@ -12,7 +12,7 @@ import pytest
 from monitoring.intake.events import PredictionEvent
 from monitoring.intake.spool import connect
 from tests.integration.serving_toy import ROW, Cache, answer, serving, stored_events
-from tests.integration.test_serving_lanes import lanes, request, send
+from tests.integration.two_lanes import lanes, request, send
 
 
 @pytest.fixture

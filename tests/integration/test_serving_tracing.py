@@ -26,8 +26,8 @@ from serving.wire.lane import protocol_of
 from tests.integration.dialect_models import CONTRACTS, rows_of
 from tests.integration.serving_toy import Cache
 from tests.integration.test_dialects_grpc import Client, infer_request
-from tests.integration.test_serving_lanes import request, rows, send, server
 from tests.integration.test_serving_request_log import lines, logged
+from tests.integration.two_lanes import request, rows, send, server
 
 ROOT = Path(__file__).parents[2]
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -19,7 +19,7 @@ from serving.settings import WebSettings
 from tests.integration.serving_app import SCOPES
 from tests.integration.serving_toy import ROW, Cache, offset_bundle
 from tests.integration.test_serving_access import BODIES, ROUTES, methods_of, scope_of
-from tests.integration.test_serving_lanes import Lanes, lanes
+from tests.integration.two_lanes import Lanes, lanes
 
 BODYLESS = ("GET", "HEAD", "OPTIONS", "TRACE", "DELETE")
 METHODS = (*BODYLESS, "POST", "PUT", "PATCH", "BREW", "get", "post")
